@@ -16,13 +16,19 @@ sigset_t StopSignals() {
   return signals;
 }
 
+void SetPipeHandler(void (*handler)(int)) {
+  struct sigaction action = {};
+  action.sa_handler = handler;
+  sigaction(SIGPIPE, &action, nullptr);
+}
+
 }  // namespace
 
 void BlockStopSignals() {
   const sigset_t signals = StopSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   // A peer that hangs up is an error of one write, not the end of the process.
-  signal(SIGPIPE, SIG_IGN);
+  SetPipeHandler(SIG_IGN);
 }
 
 int WaitForStopSignal(bool take_hangup) {
@@ -37,7 +43,7 @@ int WaitForStopSignal(bool take_hangup) {
 void RestoreSignalsForExec() {
   const sigset_t signals = StopSignals();
   sigprocmask(SIG_UNBLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_DFL);
+  SetPipeHandler(SIG_DFL);
 }
 
 }  // namespace mycelium

@@ -82,9 +82,9 @@ class WatchImpl final : public Watch {
  public:
   using Resource = typename Kind::Resource;
 
-  WatchImpl(std::shared_ptr<grpc::ChannelInterface> channel,
+  WatchImpl(const std::shared_ptr<grpc::ChannelInterface>& channel,
             std::string app_name, WatchCallback<Resource> callback)
-      : stub_(v1::Fabric::NewStub(std::move(channel))),
+      : stub_(v1::Fabric::NewStub(channel)),
         app_name_(std::move(app_name)),
         callback_(std::move(callback)),
         thread_([this] { Run(); }) {}
@@ -221,38 +221,37 @@ class WatchImpl final : public Watch {
 }  // namespace
 
 std::unique_ptr<Watch> WatchPlans(
-    std::shared_ptr<grpc::ChannelInterface> channel, std::string app_name,
-    WatchCallback<v1::Plan> callback) {
-  return std::make_unique<WatchImpl<Plans>>(
-      std::move(channel), std::move(app_name), std::move(callback));
-}
-
-std::unique_ptr<Watch> WatchEndpoints(
-    std::shared_ptr<grpc::ChannelInterface> channel, std::string app_name,
-    WatchCallback<v1::Endpoint> callback) {
-  return std::make_unique<WatchImpl<Endpoints>>(
-      std::move(channel), std::move(app_name), std::move(callback));
-}
-
-std::unique_ptr<Watch> WatchSlots(
-    std::shared_ptr<grpc::ChannelInterface> channel, std::string app_name,
-    WatchCallback<v1::Slot> callback) {
-  return std::make_unique<WatchImpl<Slots>>(
-      std::move(channel), std::move(app_name), std::move(callback));
-}
-
-std::unique_ptr<Watch> WatchNodes(
-    std::shared_ptr<grpc::ChannelInterface> channel,
-    WatchCallback<v1::Node> callback) {
-  return std::make_unique<WatchImpl<Nodes>>(std::move(channel), "",
+    const std::shared_ptr<grpc::ChannelInterface>& channel,
+    std::string app_name, WatchCallback<v1::Plan> callback) {
+  return std::make_unique<WatchImpl<Plans>>(channel, std::move(app_name),
                                             std::move(callback));
 }
 
+std::unique_ptr<Watch> WatchEndpoints(
+    const std::shared_ptr<grpc::ChannelInterface>& channel,
+    std::string app_name, WatchCallback<v1::Endpoint> callback) {
+  return std::make_unique<WatchImpl<Endpoints>>(channel, std::move(app_name),
+                                                std::move(callback));
+}
+
+std::unique_ptr<Watch> WatchSlots(
+    const std::shared_ptr<grpc::ChannelInterface>& channel,
+    std::string app_name, WatchCallback<v1::Slot> callback) {
+  return std::make_unique<WatchImpl<Slots>>(channel, std::move(app_name),
+                                            std::move(callback));
+}
+
+std::unique_ptr<Watch> WatchNodes(
+    const std::shared_ptr<grpc::ChannelInterface>& channel,
+    WatchCallback<v1::Node> callback) {
+  return std::make_unique<WatchImpl<Nodes>>(channel, "", std::move(callback));
+}
+
 std::unique_ptr<Watch> WatchEvents(
-    std::shared_ptr<grpc::ChannelInterface> channel, std::string app_name,
-    WatchCallback<v1::Event> callback) {
-  return std::make_unique<WatchImpl<Events>>(
-      std::move(channel), std::move(app_name), std::move(callback));
+    const std::shared_ptr<grpc::ChannelInterface>& channel,
+    std::string app_name, WatchCallback<v1::Event> callback) {
+  return std::make_unique<WatchImpl<Events>>(channel, std::move(app_name),
+                                             std::move(callback));
 }
 
 }  // namespace mycelium::fabric_client

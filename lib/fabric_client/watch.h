@@ -65,20 +65,20 @@ using WatchCallback = std::function<void(WatchUpdate<T>)>;
 // Watches of `app_name`, or of all apps if it is empty. `channel` should have
 // connections of its own (rpc::Connect gives it some).
 std::unique_ptr<Watch> WatchPlans(
-    std::shared_ptr<grpc::ChannelInterface> channel, std::string app_name,
-    WatchCallback<fabric::v1::Plan> callback);
+    const std::shared_ptr<grpc::ChannelInterface>& channel,
+    std::string app_name, WatchCallback<fabric::v1::Plan> callback);
 std::unique_ptr<Watch> WatchEndpoints(
-    std::shared_ptr<grpc::ChannelInterface> channel, std::string app_name,
-    WatchCallback<fabric::v1::Endpoint> callback);
+    const std::shared_ptr<grpc::ChannelInterface>& channel,
+    std::string app_name, WatchCallback<fabric::v1::Endpoint> callback);
 std::unique_ptr<Watch> WatchSlots(
-    std::shared_ptr<grpc::ChannelInterface> channel, std::string app_name,
-    WatchCallback<fabric::v1::Slot> callback);
+    const std::shared_ptr<grpc::ChannelInterface>& channel,
+    std::string app_name, WatchCallback<fabric::v1::Slot> callback);
 std::unique_ptr<Watch> WatchNodes(
-    std::shared_ptr<grpc::ChannelInterface> channel,
+    const std::shared_ptr<grpc::ChannelInterface>& channel,
     WatchCallback<fabric::v1::Node> callback);
 std::unique_ptr<Watch> WatchEvents(
-    std::shared_ptr<grpc::ChannelInterface> channel, std::string app_name,
-    WatchCallback<fabric::v1::Event> callback);
+    const std::shared_ptr<grpc::ChannelInterface>& channel,
+    std::string app_name, WatchCallback<fabric::v1::Event> callback);
 
 }  // namespace mycelium::fabric_client
 
