@@ -42,7 +42,7 @@ int WaitForStopSignal(bool take_hangup) {
 
 void RestoreSignalsForExec() {
   const sigset_t signals = StopSignals();
-  sigprocmask(SIG_UNBLOCK, &signals, nullptr);
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
   SetPipeHandler(SIG_DFL);
 }
 

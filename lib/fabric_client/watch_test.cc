@@ -116,9 +116,10 @@ class WatchTest : public testing::Test {
     server_ = *rpc::Server::Start(
         {.listen = "127.0.0.1:0",
          .services = {{fabric_.get(), v1::Fabric::service_full_name()}}});
-    watch_ = WatchPlans(
-        *rpc::Connect(server_->address(), {}), "",
-        [this](WatchUpdate<v1::Plan> update) { updates_.Put(update); });
+    watch_ = WatchPlans(*rpc::Connect(server_->address(), {}), "",
+                        [this](WatchUpdate<v1::Plan> update) {
+                          updates_.Put(std::move(update));
+                        });
   }
 
   Mailbox<WatchUpdate<v1::Plan>> updates_;
