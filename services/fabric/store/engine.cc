@@ -9,6 +9,7 @@
 #include "lib/base/error.h"
 #include "lib/base/ids.h"
 #include "lib/base/status_macros.h"
+#include "services/fabric/store/codec.h"
 
 namespace mycelium::fabric {
 namespace {
@@ -22,18 +23,13 @@ constexpr size_t kMaxLeaseEndsPerGroup = 256;
 constexpr absl::Duration kMinTtl = absl::Milliseconds(1);
 constexpr absl::Duration kMaxTtl = absl::Hours(24);
 
+// How long there must be nothing to commit before the journal's housekeeping
+// takes its next step.
+constexpr absl::Duration kIdleDelay = absl::Milliseconds(20);
+
 // How long the store waits before it tries again what the disk refused and
-// nobody waits for: ends of leases, and trimming.
+// nobody waits for: ends of leases, and housekeeping.
 constexpr absl::Duration kRetryDelay = absl::Milliseconds(250);
-
-// What an entry costs beside its key and value: the object, the allocations,
-// and its share of the tree.
-constexpr int64_t kEntryOverheadBytes = 200;
-
-int64_t CostOf(const Entry& entry) {
-  return static_cast<int64_t>(entry.key.size() + entry.value.size()) +
-         kEntryOverheadBytes;
-}
 
 absl::Status NoLeaseError(absl::StatusCode code, LeaseId id) {
   return MakeError(
@@ -116,7 +112,8 @@ StoreEngine::StoreEngine(const StoreOptions& options,
       log_.Append(std::move(batch));
     }
     notified_revision_ = log_.revision();
-    trim_wanted_ = log_.compact_revision() > state.compact_revision;
+    maintenance_wanted_ =
+        journal_ != nullptr && log_.compact_revision() > state.compact_revision;
   }
   if (!inline_) {
     writer_ = std::thread([this] { WriterLoop(); });
@@ -418,7 +415,7 @@ absl::Status StoreEngine::Compact(int64_t revision) {
     MutexLock lock(mutex_);
     if (revision > log_.revision()) return log_.Check(revision);
     log_.Compact(revision);
-    trim_wanted_ = true;
+    maintenance_wanted_ = journal_ != nullptr;
     work_.NotifyOne();
   }
   if (inline_) RunInline();
@@ -715,8 +712,7 @@ void StoreEngine::Apply(Group& group) {
     state_[key] = std::move(entry);
   }
   state_bytes_ += group.state_bytes;
-  trim_wanted_ =
-      trim_wanted_ || log_.compact_revision() > group.journal.compact_revision;
+  maintenance_wanted_ = journal_ != nullptr;
   ++commits_;
   committed_requests_ += static_cast<int64_t>(group.answers.size());
 }
@@ -744,16 +740,19 @@ void StoreEngine::RunGroup() {
   if (journal_ != nullptr && !group.empty_for_journal()) {
     status = journal_->Commit(group.journal);
   }
-  MutexLock lock(mutex_);
-  committing_leases_.clear();
-  if (status.ok()) {
-    Apply(group);
-  } else {
-    ++failed_commits_;
-    retry_leases_at_ = clock_.Monotonic() + kRetryDelay;
-    for (Answer& answer : group.answers) answer.outcome = status;
+  {
+    MutexLock lock(mutex_);
+    committing_leases_.clear();
+    if (status.ok()) {
+      Apply(group);
+    } else {
+      ++failed_commits_;
+      retry_leases_at_ = clock_.Monotonic() + kRetryDelay;
+      for (Answer& answer : group.answers) answer.outcome = status;
+    }
+    Respond(group);
   }
-  Respond(group);
+  if (journal_ != nullptr) journal_->Settle();
 }
 
 void StoreEngine::CallListeners(int64_t revision) {
@@ -802,48 +801,49 @@ bool StoreEngine::LeaseDue() const {
   return leases_.NextDeadline() <= now && now >= retry_leases_at_;
 }
 
-bool StoreEngine::CanTrim() const {
-  return trim_wanted_ && journal_ != nullptr &&
-         clock_.Monotonic() >= retry_trim_at_;
-}
-
-void StoreEngine::TrimStep() {
+void StoreEngine::Maintain() {
   int64_t compact_revision = 0;
   {
     MutexLock lock(mutex_);
     compact_revision = log_.compact_revision();
-    trim_wanted_ = false;
   }
-  const absl::StatusOr<bool> more = journal_->Trim(compact_revision);
+  const absl::StatusOr<bool> more = journal_->Maintain(compact_revision);
   MutexLock lock(mutex_);
-  if (!more.ok() || *more) trim_wanted_ = true;
-  if (!more.ok()) retry_trim_at_ = clock_.Monotonic() + kRetryDelay;
+  maintenance_delay_ = more.ok() ? kIdleDelay : kRetryDelay;
+  maintenance_wanted_ =
+      !more.ok() || *more || log_.compact_revision() > compact_revision;
+}
+
+bool StoreEngine::WaitForWork() {
+  while (!stopping_ && queue_.empty() && !LeaseDue()) {
+    if (maintenance_wanted_) {
+      if (!work_.WaitFor(mutex_, maintenance_delay_) && queue_.empty()) {
+        return false;
+      }
+      continue;
+    }
+    // A fake clock may stand still, so the wait has a floor; a real one is
+    // looked at often enough that its range does not matter.
+    const absl::Duration wake =
+        std::max(leases_.NextDeadline(), retry_leases_at_);
+    work_.WaitFor(mutex_, std::clamp(wake - clock_.Monotonic(),
+                                     absl::Milliseconds(1), absl::Seconds(60)));
+  }
+  return true;
 }
 
 void StoreEngine::WriterLoop() {
   while (true) {
-    bool trim = false;
+    bool work = false;
     {
       MutexLock lock(mutex_);
-      while (!stopping_ && queue_.empty() && !LeaseDue() && !CanTrim()) {
-        const absl::Duration now = clock_.Monotonic();
-        absl::Duration wake =
-            std::max(leases_.NextDeadline(), retry_leases_at_);
-        if (trim_wanted_ && journal_ != nullptr) {
-          wake = std::min(wake, retry_trim_at_);
-        }
-        // A fake clock may stand still, so the wait has a floor; a real one is
-        // looked at often enough that its range does not matter.
-        work_.WaitFor(mutex_, std::clamp(wake - now, absl::Milliseconds(1),
-                                         absl::Seconds(60)));
-      }
+      work = WaitForWork();
       if (stopping_) break;
-      trim = queue_.empty() && !LeaseDue();
     }
-    if (trim) {
-      TrimStep();
-    } else {
+    if (work) {
       RunGroup();
+    } else {
+      Maintain();
     }
   }
   Group group;
@@ -881,13 +881,7 @@ void StoreEngine::RunInline() {
     MutexLock lock(mutex_);
     busy_ = false;
   }
-  while (true) {
-    {
-      MutexLock lock(mutex_);
-      if (!CanTrim()) break;
-    }
-    TrimStep();
-  }
+  if (journal_ != nullptr) Maintain();
   while (Notify()) {
   }
 }

@@ -168,8 +168,11 @@ class StoreEngine final : public Store {
   void CallListeners(int64_t revision);
 
   bool LeaseDue() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool CanTrim() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void TrimStep();
+  // One step of the journal's housekeeping, by the writer.
+  void Maintain();
+  // Returns true if a group should run, or the store stops, and false if
+  // there has been nothing to do for long enough to call Maintain.
+  bool WaitForWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WriterLoop();
   void NotifierLoop();
   // The work of both loops, by the calling thread, until there is none.
@@ -203,9 +206,8 @@ class StoreEngine final : public Store {
   // When leases are looked at again after the journal refused their end.
   absl::Duration retry_leases_at_ ABSL_GUARDED_BY(mutex_) =
       -absl::InfiniteDuration();
-  bool trim_wanted_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Duration retry_trim_at_ ABSL_GUARDED_BY(mutex_) =
-      -absl::InfiniteDuration();
+  bool maintenance_wanted_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Duration maintenance_delay_ ABSL_GUARDED_BY(mutex_);
   // Without threads: a caller is at work as the writer.
   bool busy_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

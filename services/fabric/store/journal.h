@@ -51,9 +51,14 @@ class Journal {
   // Unavailable (kReasonDiskFull), Internal (kReasonDiskFailed).
   virtual absl::Status Commit(const JournalGroup& group) = 0;
 
-  // Drops some of the changes up to `compact_revision`: a small step, called
-  // while there is nothing to commit. Returns whether there is more to drop.
-  virtual absl::StatusOr<bool> Trim(int64_t compact_revision) = 0;
+  // Called after a group has been answered: for work that is due now and that
+  // no answer should wait for.
+  virtual void Settle() = 0;
+
+  // A small step of the work that can wait until there is nothing to commit,
+  // such as forgetting changes up to `compact_revision`. Returns whether there
+  // is more to do.
+  virtual absl::StatusOr<bool> Maintain(int64_t compact_revision) = 0;
 };
 
 }  // namespace mycelium::fabric
