@@ -1,0 +1,1 @@
+"""What the integration tests share: real processes, and clients of our own."""
