@@ -120,9 +120,9 @@ class TrustStore {
   // Forgets a key and takes it out of every rule. NotFound.
   absl::Status RemoveKey(absl::string_view key_id);
 
-  // What the key signs from `since` on is refused. NotFound;
-  // FailedPrecondition: it is revoked.
-  absl::Status RetireKey(absl::string_view key_id, absl::Time since);
+  // Spores that say they were created after `at` are refused. NotFound;
+  // FailedPrecondition: the key is revoked.
+  absl::Status RetireKey(absl::string_view key_id, absl::Time at);
 
   // Refuses everything the key signed, for ever. NotFound.
   absl::Status RevokeKey(absl::string_view key_id);
@@ -146,13 +146,14 @@ class TrustStore {
     std::string name;
     std::string digest;            // Of the file, in hex.
     std::string statement_digest;  // In hex.
+    std::optional<absl::Time> expires_at;
     bool has_sbom = false;
   };
 
-  // Whether the rules for its name are met, and it is not revoked. What rules
-  // that only audit miss is appended to `warnings`.
-  // PermissionDenied with reason E_REVOKED or E_POLICY.
-  absl::Status EvaluateSpore(const VerifiedSpore& spore,
+  // Whether it is neither revoked nor expired `at` that time, and the rules for
+  // its name are met. What rules that only audit miss is appended to
+  // `warnings`. PermissionDenied with reason E_REVOKED, E_EXPIRED or E_POLICY.
+  absl::Status EvaluateSpore(const VerifiedSpore& spore, absl::Time at,
                              std::vector<std::string>& warnings) const;
 
  private:

@@ -83,7 +83,7 @@ struct Manifest {
   std::vector<std::string> critical;
 
   std::string public_key;  // 32 raw bytes.
-  std::string signature;   // 64 raw bytes; empty in one that is not signed yet.
+  std::string signature;   // 64 raw bytes.
 
   // The object as it was read, with the members that are not modelled above
   // (labels, secrets, config and unknown ones).
@@ -94,12 +94,9 @@ struct Manifest {
 };
 
 // Checks a manifest's text. E_SIZE, E_JSON, E_MANIFEST, E_PATH, E_KEY (the
-// public key cannot be one), E_SIG (the signature cannot be one) or E_CRITICAL;
-// the message names the member, its value and the rule.
+// public key cannot be one) or E_SIG (the signature cannot be one); the message
+// names the member, its value and the rule.
 absl::StatusOr<Manifest> ParseManifest(absl::string_view text);
-
-// As ParseManifest, for an object that is at hand.
-absl::StatusOr<Manifest> CheckManifest(JsonValue json);
 
 // The 32 bytes that are signed: SHA-256(signed_json || hash of the binary).
 std::string StatementDigest(const Manifest& manifest);
@@ -110,9 +107,6 @@ absl::string_view ManifestApp(absl::string_view name);
 
 // Whether `name` may name a spore: up to 4 segments.
 bool IsSporeName(absl::string_view name);
-
-// Whether `path` may name an entry of a spore, by the rules for names alone.
-bool IsEntryPath(absl::string_view path);
 
 }  // namespace mycelium::spore
 
