@@ -1,0 +1,375 @@
+// Measures Put and Get of a real repo process over loopback, in bytes a second,
+// beside what the machine can do: SHA-256 on one core (`openssl speed`) and a
+// plain copy of the same file with fsync.
+//
+//   bazel build //bench/repo:repo_bench && bazel-bin/bench/repo/repo_bench
+//
+// The rounds are interleaved, so that a change of the machine's load strikes
+// all of them. Put is measured twice: with the data directory on a disk
+// (--dir), where each Put ends with an fsync, and in memory (--memory_dir),
+// which leaves out the disk.
+
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "absl/time/time.h"
+#include "gflags/gflags.h"
+#include "grpcpp/grpcpp.h"
+#include "lib/base/clock.h"
+#include "lib/base/file.h"
+#include "lib/base/status_macros.h"
+#include "lib/crypto/ed25519.h"
+#include "lib/rpc/channel.h"
+#include "lib/rpc/status.h"
+#include "lib/spore/pack.h"
+#include "mycelium/repo/v1/repo.grpc.pb.h"
+
+DEFINE_string(repo, "", "the repo's binary; found beside this one if unset");
+DEFINE_string(dir, "/tmp", "directory on the disk to measure");
+DEFINE_string(memory_dir, "/dev/shm", "directory in memory");
+DEFINE_int64(size_mb, 512, "size of the spore in MiB, 1 to 2000");
+DEFINE_int32(rounds, 5, "rounds, 1 to 1000");
+DEFINE_int32(chunk_kb, 1024, "bytes of a Put message in KiB, 1 to 1024");
+
+extern char** environ;
+
+namespace mycelium::repo {
+namespace {
+
+// Rates of one kind of transfer, in bytes a second.
+struct Series {
+  std::string name;
+  std::vector<double> rates;
+
+  double Median() const {
+    std::vector<double> sorted = rates;
+    std::sort(sorted.begin(), sorted.end());
+    return sorted[sorted.size() / 2];
+  }
+};
+
+double SecondsSince(absl::Duration start) {
+  return absl::ToDoubleSeconds(Clock::Real()->Monotonic() - start);
+}
+
+// A process that is killed with its owner.
+class RepoProcess {
+ public:
+  static absl::StatusOr<std::unique_ptr<RepoProcess>> Start(
+      const std::string& binary, const std::string& directory) {
+    auto process = std::unique_ptr<RepoProcess>(new RepoProcess());
+    const std::string port_file = JoinPath(directory, "port");
+    std::vector<std::string> arguments = {
+        binary, "--listen=127.0.0.1:0", absl::StrCat("--port_file=", port_file),
+        absl::StrCat("--data_dir=", JoinPath(directory, "repo"))};
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    if (const int error = posix_spawn(&process->pid_, binary.c_str(), nullptr,
+                                      nullptr, argv.data(), environ);
+        error != 0) {
+      return ErrnoStatus(error, absl::StrCat("cannot start ", binary));
+    }
+    for (int i = 0; i < 500; ++i) {
+      if (absl::StatusOr<std::string> text = ReadFile(port_file); text.ok()) {
+        process->address_ = std::string(absl::StripSuffix(*text, "\n"));
+        return process;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return absl::DeadlineExceededError("the repo did not start within 5 s");
+  }
+
+  ~RepoProcess() {
+    if (pid_ <= 0) return;
+    kill(pid_, SIGTERM);
+    waitpid(pid_, nullptr, 0);
+  }
+
+  const std::string& address() const { return address_; }
+
+  // Peak of the resident memory, in KiB.
+  int64_t PeakKib() const {
+    std::ifstream status(absl::StrCat("/proc/", pid_, "/status"));
+    std::string line;
+    int64_t kib = 0;
+    while (std::getline(status, line)) {
+      if (std::sscanf(line.c_str(), "VmHWM: %ld", &kib) == 1) return kib;
+    }
+    return 0;
+  }
+
+ private:
+  RepoProcess() = default;
+
+  pid_t pid_ = -1;
+  std::string address_;
+};
+
+// A directory below `parent`, removed with its owner.
+absl::StatusOr<TempDirectory> MakeTemp(const std::string& parent) {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): no thread runs yet.
+  setenv("TMPDIR", parent.c_str(), 1);
+  return TempDirectory::Create("repo_bench.");
+}
+
+struct Sample {
+  std::string path;
+  std::string digest;
+  int64_t size_bytes = 0;
+};
+
+absl::StatusOr<Sample> MakeSample(const std::string& directory) {
+  const std::string binary = JoinPath(directory, "binary");
+  {
+    std::ofstream out(binary, std::ios::binary);
+    std::mt19937_64 random(1);
+    std::vector<uint64_t> block((size_t{1} << 20) / sizeof(uint64_t));
+    for (int64_t i = 0; i < FLAGS_size_mb; ++i) {
+      for (uint64_t& word : block) word = random();
+      out.write(reinterpret_cast<const char*>(block.data()), 1 << 20);
+    }
+    if (!out.flush()) return absl::InternalError("cannot write the sample");
+  }
+  MYC_ASSIGN_OR_RETURN(const crypto::PrivateKey key,
+                       crypto::PrivateKey::Generate());
+  spore::PackOptions options;
+  options.manifest = spore::JsonValue::MakeObject();
+  options.manifest.Set("name", "bench");
+  options.manifest.Set("version", "1");
+  options.manifest.Set("command", "bench");
+  options.created_at = Clock::Real()->Now();
+  options.binary_path = binary;
+  Sample sample;
+  sample.path = JoinPath(directory, "bench.spore");
+  MYC_ASSIGN_OR_RETURN(const spore::PackResult packed,
+                       spore::PackToPath(options, key, sample.path));
+  sample.digest = packed.digest;
+  sample.size_bytes = packed.size_bytes;
+  unlink(binary.c_str());
+  return sample;
+}
+
+absl::StatusOr<double> Sha256Rate() {
+  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(
+      // A benchmark's own, constant command.
+      // NOLINTNEXTLINE(cert-env33-c,concurrency-mt-unsafe)
+      popen(
+          "openssl speed -mr -evp sha256 -bytes 1048576 -seconds 1 2>/dev/null",
+          "r"),
+      pclose);
+  std::array<char, 256> line;
+  double rate = 0;
+  while (pipe != nullptr &&
+         fgets(line.data(), line.size(), pipe.get()) != nullptr) {
+    // +F:22:sha256:1793278960.00
+    const std::vector<std::string> fields =
+        absl::StrSplit(absl::StripSuffix(line.data(), "\n"), ':');
+    if (fields.size() == 4 && fields[0] == "+F" &&
+        absl::SimpleAtod(fields[3], &rate)) {
+      return rate;
+    }
+  }
+  return absl::UnavailableError(
+      "openssl speed gave no figure; is openssl there?");
+}
+
+// Copies as cp does, and syncs. Adds to the two series.
+absl::Status Copy(const Sample& sample, const std::string& to, Series& copied,
+                  Series& synced) {
+  const UniqueFd in(open(sample.path.c_str(), O_RDONLY | O_CLOEXEC));
+  const UniqueFd out(
+      open(to.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  if (!in.valid() || !out.valid()) return ErrnoStatus(errno, "cannot copy");
+  std::vector<char> buffer(size_t{1} << 20);
+  const absl::Duration start = Clock::Real()->Monotonic();
+  while (true) {
+    const ssize_t got = read(in.get(), buffer.data(), buffer.size());
+    if (got < 0) return ErrnoStatus(errno, "cannot read the sample");
+    if (got == 0) break;
+    MYC_RETURN_IF_ERROR(
+        WriteFully(out.get(), {buffer.data(), static_cast<size_t>(got)}));
+  }
+  const double size = static_cast<double>(sample.size_bytes);
+  copied.rates.push_back(size / SecondsSince(start));
+  if (fsync(out.get()) != 0) return ErrnoStatus(errno, "cannot sync the copy");
+  synced.rates.push_back(size / SecondsSince(start));
+  unlink(to.c_str());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<double> Put(v1::Repo::StubInterface& repo,
+                           const Sample& sample) {
+  const UniqueFd in(open(sample.path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!in.valid()) return ErrnoStatus(errno, "cannot read the sample");
+  grpc::ClientContext context;
+  rpc::SetDeadline(context, absl::Minutes(5));
+  const absl::Duration start = Clock::Real()->Monotonic();
+  v1::PutResponse response;
+  const std::unique_ptr<grpc::ClientWriterInterface<v1::PutRequest>> writer =
+      repo.Put(&context, &response);
+  v1::PutRequest request;
+  request.mutable_header()->set_digest(sample.digest);
+  request.mutable_header()->set_size_bytes(sample.size_bytes);
+  bool open = writer->Write(request);
+  const size_t chunk_bytes = static_cast<size_t>(FLAGS_chunk_kb) << 10;
+  while (open) {
+    std::string& chunk = *request.mutable_chunk();
+    chunk.resize(chunk_bytes);
+    const ssize_t got = read(in.get(), chunk.data(), chunk.size());
+    if (got <= 0) break;
+    chunk.resize(static_cast<size_t>(got));
+    open = writer->Write(request);
+  }
+  writer->WritesDone();
+  MYC_RETURN_IF_ERROR(rpc::ToAbslStatus(writer->Finish()));
+  const double seconds = SecondsSince(start);
+  if (response.existed()) return absl::InternalError("the spore was there");
+  return static_cast<double>(sample.size_bytes) / seconds;
+}
+
+absl::StatusOr<double> Get(v1::Repo::StubInterface& repo,
+                           const Sample& sample) {
+  grpc::ClientContext context;
+  rpc::SetDeadline(context, absl::Minutes(5));
+  v1::GetRequest request;
+  request.set_digest(sample.digest);
+  const absl::Duration start = Clock::Real()->Monotonic();
+  const std::unique_ptr<grpc::ClientReaderInterface<v1::GetResponse>> reader =
+      repo.Get(&context, request);
+  v1::GetResponse response;
+  int64_t received = 0;
+  while (reader->Read(&response)) {
+    received += static_cast<int64_t>(response.chunk().size());
+  }
+  MYC_RETURN_IF_ERROR(rpc::ToAbslStatus(reader->Finish()));
+  const double seconds = SecondsSince(start);
+  if (received != sample.size_bytes) return absl::DataLossError("short Get");
+  return static_cast<double>(sample.size_bytes) / seconds;
+}
+
+absl::Status Delete(v1::Repo::StubInterface& repo, const Sample& sample) {
+  grpc::ClientContext context;
+  rpc::SetDeadline(context, absl::Minutes(1));
+  v1::DeleteRequest request;
+  request.set_digest(sample.digest);
+  request.set_force(true);
+  v1::DeleteResponse response;
+  return rpc::ToAbslStatus(repo.Delete(&context, request, &response));
+}
+
+// A repo and a channel to it.
+struct Target {
+  std::unique_ptr<RepoProcess> process;
+  std::unique_ptr<v1::Repo::Stub> stub;
+};
+
+absl::StatusOr<Target> StartTarget(const std::string& binary,
+                                   const std::string& directory) {
+  Target target;
+  MYC_ASSIGN_OR_RETURN(target.process, RepoProcess::Start(binary, directory));
+  MYC_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
+                       rpc::Connect(target.process->address(), {}));
+  target.stub = v1::Repo::NewStub(channel);
+  return target;
+}
+
+absl::Status Append(Series& series, const absl::StatusOr<double>& rate) {
+  MYC_RETURN_IF_ERROR(rate.status());
+  series.rates.push_back(*rate);
+  return absl::OkStatus();
+}
+
+void Print(const Series& series, double sha256_rate) {
+  const auto [low, high] =
+      std::minmax_element(series.rates.begin(), series.rates.end());
+  std::printf("%-34s %8.1f %8.1f %8.1f %7.0f %%\n", series.name.c_str(),
+              *low / 1e6, series.Median() / 1e6, *high / 1e6,
+              100 * series.Median() / sha256_rate);
+}
+
+absl::Status Run(const std::string& binary) {
+  MYC_ASSIGN_OR_RETURN(const TempDirectory disk, MakeTemp(FLAGS_dir));
+  MYC_ASSIGN_OR_RETURN(const TempDirectory memory, MakeTemp(FLAGS_memory_dir));
+  MYC_ASSIGN_OR_RETURN(const Sample sample, MakeSample(memory.path()));
+  MYC_ASSIGN_OR_RETURN(const Target on_disk, StartTarget(binary, disk.path()));
+  MYC_ASSIGN_OR_RETURN(const Target in_memory,
+                       StartTarget(binary, memory.path()));
+
+  Series sha256{.name = "openssl speed sha256, one stream"};
+  Series copy{.name = "file copy"};
+  Series copy_sync{.name = "file copy with fsync"};
+  Series put{.name = "Put (durable)"};
+  Series put_memory{.name = "Put (data directory in memory)"};
+  Series get{.name = "Get"};
+  for (int round = 0; round < FLAGS_rounds; ++round) {
+    MYC_RETURN_IF_ERROR(Append(sha256, Sha256Rate()));
+    MYC_RETURN_IF_ERROR(
+        Copy(sample, JoinPath(disk.path(), "copy"), copy, copy_sync));
+    MYC_RETURN_IF_ERROR(Append(put, Put(*on_disk.stub, sample)));
+    MYC_RETURN_IF_ERROR(Append(get, Get(*on_disk.stub, sample)));
+    MYC_RETURN_IF_ERROR(Delete(*on_disk.stub, sample));
+    MYC_RETURN_IF_ERROR(Append(put_memory, Put(*in_memory.stub, sample)));
+    MYC_RETURN_IF_ERROR(Delete(*in_memory.stub, sample));
+  }
+  std::printf("spore of %ld MiB, %d rounds, %ld cores; MB/s\n", FLAGS_size_mb,
+              FLAGS_rounds, sysconf(_SC_NPROCESSORS_ONLN));
+  std::printf("%-34s %8s %8s %8s %9s\n", "", "min", "median", "max",
+              "of sha256");
+  for (const Series* series :
+       {&sha256, &copy, &copy_sync, &put, &put_memory, &get}) {
+    Print(*series, sha256.Median());
+  }
+  std::printf("peak resident memory of the repo: %ld KiB\n",
+              on_disk.process->PeakKib());
+  return absl::OkStatus();
+}
+
+std::string FindRepo(const std::string& self) {
+  for (const std::string& root :
+       {absl::StrCat(self, ".runfiles/mycelium_mesh/"),
+        self.substr(0, self.rfind("bench/repo/"))}) {
+    const std::string path = absl::StrCat(root, "services/repo/repo");
+    if (access(path.c_str(), X_OK) == 0) return path;
+  }
+  return "services/repo/repo";
+}
+
+}  // namespace
+}  // namespace mycelium::repo
+
+int main(int argc, char** argv) {
+  gflags::SetUsageMessage("measures Put and Get of a repo");
+  gflags::ParseCommandLineFlags(&argc, &argv, /*remove_flags=*/true);
+  const std::string binary =
+      FLAGS_repo.empty() ? mycelium::repo::FindRepo(argv[0]) : FLAGS_repo;
+  if (const absl::Status status = mycelium::repo::Run(binary); !status.ok()) {
+    std::fprintf(stderr, "repo_bench: %s\n", status.ToString().c_str());
+    return 1;
+  }
+  return 0;
+}
