@@ -1,0 +1,81 @@
+#ifndef SERVICES_EDGE_EDGE_H_
+#define SERVICES_EDGE_EDGE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "services/edge/access_log.h"
+#include "services/edge/route_table.h"
+#include "services/edge/stats.h"
+#include "services/edge/worker.h"
+#include "services/edge/worker_options.h"
+
+namespace mycelium::edge {
+
+// The data plane: workers, each on a thread of its own, over one listening
+// address and one route table. Thread-safe.
+class Edge {
+ public:
+  struct Options {
+    // `HOST:PORT`; port 0 takes a free one.
+    std::string listen = "127.0.0.1:8080";
+    int workers = 1;
+    std::string access_log;  // A path, "-" for standard output, "" for none.
+    WorkerOptions worker;
+  };
+
+  // Listens, and starts to serve. `routes` must outlive the edge.
+  //
+  // InvalidArgument: the address is no address. AlreadyExists: it is taken.
+  static absl::StatusOr<std::unique_ptr<Edge>> Start(Options options,
+                                                     const RouteTable* routes);
+
+  // Drains, at most for the drain timeout, and joins all threads.
+  ~Edge();
+
+  // `HOST:PORT` that is listened on, with the real port.
+  const std::string& address() const { return address_; }
+
+  // Tells the workers that the route table has changed.
+  void RoutesChanged();
+
+  // The version of the route table that every worker has applied.
+  uint64_t applied_version() const;
+
+  // Begins to drain; returns at once.
+  void Drain();
+  // Returns when all workers have ended, which they do after Drain.
+  void Join();
+  bool draining() const { return draining_.load(std::memory_order_relaxed); }
+
+  int workers() const { return options_.workers; }
+  const PerWorker<WorkerCounters>& counters() const { return counters_; }
+  int64_t log_write_errors() const {
+    return log_ == nullptr ? 0 : log_->write_errors();
+  }
+
+ private:
+  Edge(Options options, const RouteTable* routes);
+
+  Page GetPage(absl::string_view path) const;
+
+  Options options_;
+  const RouteTable& routes_;
+  std::string address_;
+  PerWorker<WorkerCounters> counters_;
+  std::unique_ptr<AccessLog> log_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<std::thread> threads_;
+  std::atomic<bool> draining_{false};
+};
+
+}  // namespace mycelium::edge
+
+#endif  // SERVICES_EDGE_EDGE_H_

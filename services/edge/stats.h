@@ -1,0 +1,131 @@
+#ifndef SERVICES_EDGE_STATS_H_
+#define SERVICES_EDGE_STATS_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+namespace mycelium::edge {
+
+// A number that one thread writes and any thread reads.
+class Counter {
+ public:
+  void Add(int64_t by) {
+    value_.store(value_.load(std::memory_order_relaxed) + by,
+                 std::memory_order_relaxed);
+  }
+  void Set(int64_t value) { value_.store(value, std::memory_order_relaxed); }
+  int64_t value() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<int64_t> value_{0};
+};
+
+// Log-linear buckets over microseconds: each power of two is cut into 64, so a
+// value is known to 1/128 of itself. Up to 2^36 us, about 19 hours.
+class LatencyBuckets {
+ public:
+  static constexpr int kSubBits = 6;
+  static constexpr int kOctaves = 31;
+  static constexpr int kCount = (kOctaves + 1) << kSubBits;
+
+  static int IndexOf(uint64_t micros);
+  // The middle of a bucket.
+  static double MicrosOf(int index);
+};
+
+// A histogram merged from any number of others. Not thread-safe.
+class LatencySummary {
+ public:
+  LatencySummary() : counts_(LatencyBuckets::kCount) {}
+
+  void Add(int index, int64_t count) {
+    counts_[index] += count;
+    total_ += count;
+  }
+  int64_t total() const { return total_; }
+  const std::vector<int64_t>& counts() const { return counts_; }
+  // The latency below which `quantile` (0 to 1) of all values are; 0 if there
+  // are none.
+  double QuantileMicros(double quantile) const;
+
+ private:
+  std::vector<int64_t> counts_;
+  int64_t total_ = 0;
+};
+
+// Upper bounds, in microseconds, of the buckets that are exported.
+inline constexpr std::array<int64_t, 19> kExportedBoundsMicros = {
+    100,     250,     500,     1000,    2500,    5000,   10000,
+    25000,   50000,   75000,   100000,  250000,  500000, 750000,
+    1000000, 2500000, 5000000, 7500000, 10000000};
+
+// What one worker counts of one app.
+struct alignas(64) AppCounters {
+  std::array<Counter, 6>
+      by_class;  // [status / 100]; 0: ended without a status.
+  Counter active;
+  Counter retries;
+  Counter no_endpoint;
+  Counter bytes_in;
+  Counter bytes_out;
+  Counter micros;  // Sum of all durations.
+  std::array<Counter, kExportedBoundsMicros.size() + 1> exported;
+  std::array<Counter, LatencyBuckets::kCount> latency;
+};
+
+// What one worker counts of one instance.
+struct alignas(64) EndpointCounters {
+  Counter in_flight;
+  Counter requests;
+  Counter failures;  // No response, or 5xx.
+  Counter connect_failures;
+  Counter ejected;  // 0 or 1.
+};
+
+// What one worker counts of itself.
+struct alignas(64) WorkerCounters {
+  Counter accepted;
+  Counter client_connections;
+  Counter upstream_connections;
+  Counter refused_requests;  // Bad messages.
+  Counter unknown_app;
+  Counter accept_pauses;
+  Counter requests;
+  Counter log_drops;
+};
+
+// One row per worker; rows are written by their worker and summed by readers.
+// Thread-safe in that sense.
+template <typename Row>
+class PerWorker {
+ public:
+  explicit PerWorker(int workers) : rows_(static_cast<size_t>(workers)) {}
+
+  Row& row(int worker) { return rows_[static_cast<size_t>(worker)]; }
+  const std::vector<Row>& rows() const { return rows_; }
+
+  template <typename Select>
+  int64_t Sum(Select select) const {
+    int64_t sum = 0;
+    for (const Row& row : rows_) sum += select(row).value();
+    return sum;
+  }
+
+ private:
+  std::vector<Row> rows_;
+};
+
+using AppStats = PerWorker<AppCounters>;
+using EndpointStats = PerWorker<EndpointCounters>;
+
+// Counts a request that ended.
+void CountRequest(AppCounters* counters, int status, int64_t micros,
+                  int64_t bytes_in, int64_t bytes_out);
+
+LatencySummary SummarizeLatency(const AppStats& stats);
+
+}  // namespace mycelium::edge
+
+#endif  // SERVICES_EDGE_STATS_H_

@@ -1,0 +1,531 @@
+#include "services/edge/worker.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "lib/base/status_macros.h"
+
+namespace mycelium::edge {
+namespace {
+
+constexpr int kEventsPerTurn = 256;
+constexpr int kAcceptsPerTurn = 64;
+constexpr uint32_t kBothWays = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+
+int64_t MonotonicMicros() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1'000'000 + now.tv_nsec / 1000;
+}
+
+int64_t WallMicros() {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return int64_t{now.tv_sec} * 1'000'000 + now.tv_nsec / 1000;
+}
+
+// IMF-fixdate (RFC 9110, 5.6.7) of a second of the Unix epoch.
+void FormatDate(int64_t second, std::array<char, 29>* out) {
+  const time_t time = second;
+  tm parts{};
+  gmtime_r(&time, &parts);
+  std::array<char, 30> text{};
+  // The C locale is never changed, so the names are English.
+  strftime(text.data(), text.size(), "%a, %d %b %Y %H:%M:%S GMT", &parts);
+  std::memcpy(out->data(), text.data(), out->size());
+}
+
+absl::string_view FormatAddress(const sockaddr_storage& address,
+                                std::array<char, 48>* text) {
+  const void* bytes = nullptr;
+  if (address.ss_family == AF_INET) {
+    bytes = &reinterpret_cast<const sockaddr_in&>(address).sin_addr;
+  } else if (address.ss_family == AF_INET6) {
+    bytes = &reinterpret_cast<const sockaddr_in6&>(address).sin6_addr;
+  }
+  if (bytes == nullptr || inet_ntop(address.ss_family, bytes, text->data(),
+                                    text->size()) == nullptr) {
+    return "unknown";
+  }
+  return text->data();
+}
+
+uint16_t LocalPort(int fd) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof(address);
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0)
+    return 0;
+  if (address.ss_family == AF_INET6) {
+    return ntohs(reinterpret_cast<const sockaddr_in6&>(address).sin6_port);
+  }
+  return ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(WorkerContext context,
+                                                       UniqueFd listener) {
+  UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll.valid()) return ErrnoStatus(errno, "epoll_create1");
+  UniqueFd wakeup(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wakeup.valid()) return ErrnoStatus(errno, "eventfd");
+  std::unique_ptr<Worker> worker(
+      new Worker(std::move(context), std::move(listener), std::move(epoll),
+                 std::move(wakeup)));
+  MYC_RETURN_IF_ERROR(worker->Register());
+  return worker;
+}
+
+Worker::Worker(WorkerContext context, UniqueFd listener, UniqueFd epoll,
+               UniqueFd wakeup)
+    : context_(std::move(context)),
+      options_(*context_.options),
+      counters_(*context_.counters),
+      listener_fd_(std::move(listener)),
+      epoll_(std::move(epoll)),
+      wakeup_fd_(std::move(wakeup)),
+      timers_(MonotonicMicros() / 1000) {
+  listener_.fd = listener_fd_.get();
+  wakeup_.fd = wakeup_fd_.get();
+  listen_port_ = LocalPort(listener_.fd);
+  if (getrandom(id_seed_, sizeof(id_seed_), 0) !=
+      static_cast<ssize_t>(sizeof(id_seed_))) {
+    id_seed_[0] = static_cast<uint64_t>(WallMicros());
+    id_seed_[1] = static_cast<uint64_t>(getpid());
+  }
+  ReadClock();
+}
+
+Worker::~Worker() {
+  for (ClientConnection* client = clients_.front(); client != nullptr;) {
+    ClientConnection* const next = client->list_next;
+    if (client->exchange != nullptr && client->exchange->upstream != nullptr) {
+      close(client->exchange->upstream->fd);
+    }
+    close(client->fd);
+    client = next;
+  }
+  for (const auto& [name, app] : apps_) {
+    for (const std::unique_ptr<EndpointState>& endpoint : app->endpoints) {
+      for (auto* idle = endpoint->idle.front(); idle != nullptr;
+           idle = idle->list_next) {
+        close(idle->fd);
+      }
+    }
+  }
+}
+
+absl::Status Worker::Register() {
+  if (!Watch(&listener_, listener_.fd, EPOLLIN | EPOLLET) ||
+      !Watch(&wakeup_, wakeup_.fd, EPOLLIN | EPOLLET)) {
+    return ErrnoStatus(errno, "epoll_ctl");
+  }
+  return absl::OkStatus();
+}
+
+bool Worker::Watch(Pollable* pollable, int fd, uint32_t events) {
+  epoll_event event{};
+  event.events = events;
+  event.data.ptr = pollable;
+  return epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+void Worker::ReadClock() {
+  now_us_ = MonotonicMicros();
+  now_ms_ = now_us_ / 1000;
+  if (now_us_ / 1'000'000 != date_second_) {
+    date_second_ = now_us_ / 1'000'000;
+    const int64_t wall_us = WallMicros();
+    wall_offset_us_ = wall_us - now_us_;
+    FormatDate(wall_us / 1'000'000, &date_);
+  }
+}
+
+void Worker::Drain() {
+  drain_requested_.store(true, std::memory_order_release);
+  Wake();
+}
+
+void Worker::Wake() {
+  const uint64_t one = 1;
+  // Full only if a wake-up is due anyway.
+  [[maybe_unused]] const ssize_t written = write(wakeup_.fd, &one, sizeof(one));
+}
+
+void Worker::Run() {
+  std::array<epoll_event, kEventsPerTurn> events;
+  for (;;) {
+    if (drain_requested_.load(std::memory_order_acquire) && !draining_)
+      StartDraining();
+    if (context_.routes->version() != applied_version()) ApplyRoutes();
+    HandleResumed();
+    if (accept_ready_ && now_ms_ >= accept_again_ms_) Accept();
+    for (ClientConnection* const client : dead_clients_)
+      client_slab_.Give(client);
+    dead_clients_.clear();
+    for (UpstreamConnection* const upstream : dead_upstreams_)
+      upstream_slab_.Give(upstream);
+    dead_upstreams_.clear();
+    if (draining_ && (clients_.empty() || now_ms_ >= drain_deadline_ms_))
+      return;
+
+    int sleep_ms = timers_.SleepMs(now_ms_, 1000);
+    if (!resumed_.empty()) sleep_ms = 0;
+    if (accept_ready_) {
+      sleep_ms = std::min(sleep_ms, static_cast<int>(std::max<int64_t>(
+                                        0, accept_again_ms_ - now_ms_)));
+    }
+    if (draining_) {
+      sleep_ms =
+          std::min(sleep_ms, static_cast<int>(drain_deadline_ms_ - now_ms_));
+    }
+    const int count =
+        epoll_wait(epoll_.get(), events.data(), kEventsPerTurn, sleep_ms);
+    ReadClock();
+    if (count > 0) HandleEvents(events.data(), count);
+    HandleTimers();
+  }
+}
+
+void Worker::HandleEvents(const epoll_event* events, int count) {
+  // Idle origin connections first: one that was closed in this very batch must
+  // not be given to a request of the same batch.
+  for (int i = 0; i < count; ++i) {
+    auto* const pollable = static_cast<Pollable*>(events[i].data.ptr);
+    if (pollable->kind != Pollable::Kind::kUpstream) continue;
+    auto* const upstream = static_cast<UpstreamConnection*>(pollable);
+    if (upstream->open && upstream->exchange == nullptr)
+      OnUpstreamEvent(upstream, events[i].events);
+  }
+  for (int i = 0; i < count; ++i) {
+    auto* const pollable = static_cast<Pollable*>(events[i].data.ptr);
+    switch (pollable->kind) {
+      case Pollable::Kind::kListener:
+        accept_ready_ = true;
+        break;
+      case Pollable::Kind::kWakeup: {
+        uint64_t value = 0;
+        [[maybe_unused]] const ssize_t got =
+            read(wakeup_.fd, &value, sizeof(value));
+        break;
+      }
+      case Pollable::Kind::kClient: {
+        auto* const client = static_cast<ClientConnection*>(pollable);
+        if (client->open) OnClientEvent(client, events[i].events);
+        break;
+      }
+      case Pollable::Kind::kUpstream: {
+        auto* const upstream = static_cast<UpstreamConnection*>(pollable);
+        if (upstream->open && upstream->exchange != nullptr) {
+          OnUpstreamEvent(upstream, events[i].events);
+        }
+        break;
+      }
+    }
+  }
+}
+
+void Worker::HandleTimers() {
+  while (Timer* const timer = timers_.PopExpired(now_ms_)) {
+    auto* const connection = static_cast<Connection*>(timer->owner);
+    if (!connection->open) continue;
+    if (connection->kind == Pollable::Kind::kClient) {
+      OnClientTimer(static_cast<ClientConnection*>(connection));
+    } else {
+      OnUpstreamTimer(static_cast<UpstreamConnection*>(connection));
+    }
+  }
+}
+
+void Worker::Resume(Connection* connection) {
+  if (connection->resumed) return;
+  connection->resumed = true;
+  resumed_.push_back(connection);
+}
+
+void Worker::HandleResumed() {
+  if (resumed_.empty()) return;
+  resuming_.swap(resumed_);
+  for (Connection* const connection : resuming_) {
+    connection->resumed = false;
+    if (!connection->open) continue;
+    if (connection->kind == Pollable::Kind::kUpstream) {
+      if (connection->exchange != nullptr)
+        OnUpstreamEvent(static_cast<UpstreamConnection*>(connection), EPOLLIN);
+    } else {
+      auto* const client = static_cast<ClientConnection*>(connection);
+      OnClientEvent(client, 0);
+    }
+  }
+  resuming_.clear();
+}
+
+void Worker::Accept() {
+  for (int i = 0; i < kAcceptsPerTurn || draining_; ++i) {
+    if (clients_.size() >= options_.max_connections) {
+      PauseAccepting();
+      return;
+    }
+    sockaddr_storage address{};
+    socklen_t size = sizeof(address);
+    const int fd = accept4(listener_.fd, reinterpret_cast<sockaddr*>(&address),
+                           &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) {
+      if (errno == EINTR || errno == ECONNABORTED) continue;
+      if (errno == EAGAIN || errno == EWOULDBLOCK) {
+        accept_ready_ = false;
+      } else {
+        PauseAccepting();
+      }
+      return;
+    }
+    ClientConnection* const client = client_slab_.Take();
+    client->fd = fd;
+    client->open = true;
+    client->readable = client->peer_closed = client->broken = client->resumed =
+        false;
+    client->exchange = nullptr;
+    client->state = ClientState::kIdle;
+    client->requests = 0;
+    client->trusted = IsWithin(options_.trusted_peers, address);
+    std::array<char, 48> text;
+    client->ip.Set(FormatAddress(address, &text));
+    if (!Watch(client, fd, kBothWays)) {
+      close(fd);
+      client->open = false;
+      client_slab_.Give(client);
+      PauseAccepting();
+      return;
+    }
+    clients_.PushFront(client);
+    counters_.accepted.Add(1);
+    counters_.client_connections.Set(clients_.size());
+    Arm(client, ClientTimer::kIdle, options_.header_timeout_ms);
+  }
+}
+
+void Worker::PauseAccepting() {
+  // Out of descriptors or at the limit. The kernel keeps the connections that
+  // wait; trying at once again would only burn the core.
+  counters_.accept_pauses.Add(1);
+  accept_again_ms_ = now_ms_ + 50;
+}
+
+void Worker::StartDraining() {
+  draining_ = true;
+  drain_deadline_ms_ = now_ms_ + options_.drain_timeout_ms;
+  if (listener_fd_.valid()) {
+    // What the kernel has completed on our queue would be reset with it.
+    accept_ready_ = true;
+    accept_again_ms_ = 0;
+    Accept();
+    accept_ready_ = false;
+    listener_fd_.reset();
+  }
+  for (ClientConnection* client = clients_.front(); client != nullptr;) {
+    ClientConnection* const next = client->list_next;
+    if (client->state == ClientState::kIdle) {
+      // A request may have arrived: read once more before closing.
+      client->readable = true;
+      ReadHead(client);
+      if (client->open && client->state == ClientState::kIdle &&
+          client->requests > 0) {
+        CloseClient(client, false);
+      } else if (client->open && client->state == ClientState::kIdle) {
+        // New: its first request is on its way.
+        Arm(client, ClientTimer::kIdle,
+            std::min<int64_t>(options_.header_timeout_ms, 1000));
+      }
+    }
+    client = next;
+  }
+  ExpireTunnels();
+}
+
+void Worker::ApplyRoutes() {
+  snapshot_ = context_.routes->Current();
+  if (snapshot_ == nullptr) return;
+  applying_ = true;
+  for (const auto& [name, route] : snapshot_->apps) {
+    std::unique_ptr<AppState>& app = apps_[name];
+    if (app == nullptr) {
+      app = std::make_unique<AppState>(options_.balancer,
+                                       id_seed_[0] ^ ++id_counter_);
+      app->name = name;
+    }
+    if (app->route == route) continue;
+    app->route = route;
+    app->counters = &route->stats->row(context_.index);
+    ApplyRoute(app.get(), snapshot_->version);
+  }
+  for (auto it = apps_.begin(); it != apps_.end();) {
+    if (snapshot_->apps.contains(it->first)) {
+      ++it;
+      continue;
+    }
+    std::unique_ptr<AppState> app = std::move(it->second);
+    apps_.erase(it++);
+    RemoveApp(app.get());
+    if (app->active > 0 || !app->endpoints.empty())
+      removed_apps_.push_back(std::move(app));
+  }
+  std::erase_if(removed_apps_, [](const std::unique_ptr<AppState>& app) {
+    return app->active == 0 && app->endpoints.empty();
+  });
+  applying_ = false;
+  applied_version_.store(snapshot_->version, std::memory_order_release);
+}
+
+void Worker::ApplyRoute(AppState* app, uint64_t version) {
+  const auto find = [app](const Endpoint* endpoint) -> EndpointState* {
+    for (const std::unique_ptr<EndpointState>& state : app->endpoints) {
+      // The statistics are made once per instance, so they are its identity,
+      // whatever its address.
+      if (!state->removed && state->endpoint->stats == endpoint->stats)
+        return state.get();
+    }
+    return nullptr;
+  };
+  std::vector<Balanced*> choice;
+  const auto keep = [&](const std::shared_ptr<const Endpoint>& endpoint,
+                        bool accepts) {
+    EndpointState* state = find(endpoint.get());
+    if (state == nullptr) {
+      app->endpoints.push_back(std::make_unique<EndpointState>());
+      state = app->endpoints.back().get();
+      state->counters = &endpoint->stats->row(context_.index);
+    }
+    state->endpoint = endpoint;
+    state->accepts = accepts;
+    state->seen_version = version;
+    if (accepts) choice.push_back(state);
+  };
+  for (const auto& endpoint : app->route->ready) keep(endpoint, true);
+  for (const auto& endpoint : app->route->draining) keep(endpoint, false);
+  app->balancer.SetEndpoints(std::move(choice));
+  bool removed = false;
+  for (const std::unique_ptr<EndpointState>& state : app->endpoints) {
+    if (state->seen_version != version && !state->removed) {
+      state->removed = true;
+      state->accepts = false;
+      removed = true;
+    }
+    if (!state->accepts) {
+      while (UpstreamConnection* const idle = state->idle.front())
+        CloseUpstream(idle);
+    }
+  }
+  if (removed) ExpireTunnels();
+  CollectGarbage(app);
+}
+
+void Worker::RemoveApp(AppState* app) {
+  app->removed = true;
+  app->balancer.SetEndpoints({});
+  for (const std::unique_ptr<EndpointState>& state : app->endpoints) {
+    state->removed = true;
+    state->accepts = false;
+    while (UpstreamConnection* const idle = state->idle.front())
+      CloseUpstream(idle);
+  }
+  ExpireTunnels();
+  CollectGarbage(app);
+}
+
+void Worker::CollectGarbage(AppState* app) {
+  std::erase_if(app->endpoints,
+                [](const std::unique_ptr<EndpointState>& state) {
+                  return state->removed && state->connections == 0;
+                });
+}
+
+void Worker::ExpireTunnels() {
+  if (tunnels_ == 0) return;
+  for (ClientConnection* client = clients_.front(); client != nullptr;
+       client = client->list_next) {
+    if (client->state != ClientState::kTunnel) continue;
+    const UpstreamConnection* const upstream = client->exchange->upstream;
+    if (!draining_ && upstream->endpoint->accepts) continue;
+    Exchange* const exchange = client->exchange;
+    if (exchange->tunnel_expiring) continue;
+    exchange->tunnel_expiring = true;
+    Arm(client, ClientTimer::kTunnel, options_.drain_timeout_ms);
+  }
+}
+
+Worker::Io Worker::ReadMore(Connection* connection) {
+  if (!connection->readable) return Io::kBlocked;
+  connection->in.Reserve(&blocks_, BlockPool::kLarge / 4);
+  const size_t room = connection->in.room_size();
+  if (room == 0) return Io::kFull;
+  for (;;) {
+    const ssize_t got = recv(connection->fd, connection->in.room(), room, 0);
+    if (got > 0) {
+      connection->in.Added(static_cast<size_t>(got));
+      // A short read has emptied the socket; only the end may still be there.
+      if (static_cast<size_t>(got) < room && !connection->peer_closed)
+        connection->readable = false;
+      return Io::kOk;
+    }
+    if (got == 0) return Io::kEnd;
+    if (errno == EINTR) continue;
+    if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      connection->readable = false;
+      return Io::kBlocked;
+    }
+    connection->broken = true;
+    return Io::kError;
+  }
+}
+
+Worker::Io Worker::Flush(Connection* connection, IovecQueue* queue,
+                         int64_t* written) {
+  while (!queue->empty()) {
+    ssize_t sent = 0;
+    if (queue->count() == 1) {
+      sent = send(connection->fd, queue->data()->iov_base,
+                  queue->data()->iov_len, MSG_NOSIGNAL);
+    } else {
+      msghdr message{};
+      message.msg_iov = const_cast<iovec*>(queue->data());
+      message.msg_iovlen = static_cast<size_t>(queue->count());
+      sent = sendmsg(connection->fd, &message, MSG_NOSIGNAL);
+    }
+    if (sent < 0) {
+      if (errno == EINTR) continue;
+      return errno == EAGAIN || errno == EWOULDBLOCK ? Io::kBlocked
+                                                     : Io::kError;
+    }
+    *written += sent;
+    const bool all = static_cast<size_t>(sent) == queue->bytes();
+    queue->Consume(static_cast<size_t>(sent));
+    // A short write has filled the socket: epoll says when there is room.
+    if (!all) return Io::kBlocked;
+  }
+  return Io::kOk;
+}
+
+void Worker::Arm(ClientConnection* client, ClientTimer what, int64_t after_ms) {
+  client->timer_for = what;
+  timers_.Arm(&client->timer, now_ms_ + after_ms);
+}
+
+void Worker::Arm(UpstreamConnection* upstream, UpstreamTimer what,
+                 int64_t after_ms) {
+  upstream->timer_for = what;
+  timers_.Arm(&upstream->timer, now_ms_ + after_ms);
+}
+
+}  // namespace mycelium::edge

@@ -1,0 +1,224 @@
+#ifndef SERVICES_EDGE_WORKER_H_
+#define SERVICES_EDGE_WORKER_H_
+
+#include <sys/epoll.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "lib/base/file.h"
+#include "services/edge/access_log.h"
+#include "services/edge/buffer.h"
+#include "services/edge/connection.h"
+#include "services/edge/route_table.h"
+#include "services/edge/slab.h"
+#include "services/edge/stats.h"
+#include "services/edge/timer_wheel.h"
+#include "services/edge/worker_options.h"
+
+namespace mycelium::edge {
+
+// A page of the edge's own, below `/_mesh/`.
+struct Page {
+  int status = 200;
+  std::string content_type;
+  std::string body;
+};
+
+// What a worker needs of its process. All outlive the worker.
+struct WorkerContext {
+  int index = 0;
+  const WorkerOptions* options = nullptr;
+  const RouteTable* routes = nullptr;
+  WorkerCounters* counters = nullptr;
+  AccessLog::Queue* log = nullptr;  // nullptr: no access log.
+  // The page at a path below `/_mesh`; called on the worker's thread.
+  std::function<Page(absl::string_view path)> pages;
+};
+
+// One event loop on one core: its own listener, connections, pools and
+// balancers; it shares nothing with other workers but the route table. In
+// steady state it takes no lock and allocates nothing per request.
+//
+// Run is called on the worker's thread; Drain, Wake and applied_version may be
+// called from any.
+class Worker {
+ public:
+  // Takes over `listener`, which is bound and listening.
+  static absl::StatusOr<std::unique_ptr<Worker>> Create(WorkerContext context,
+                                                        UniqueFd listener);
+  ~Worker();
+
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  // Serves until Drain was called and the last connection is gone, or until
+  // the drain timeout after that.
+  void Run();
+
+  // Stops accepting, closes idle connections, and lets the others finish.
+  void Drain();
+
+  // Makes Run look at the route table now.
+  void Wake();
+
+  // The version of the route table that all choices now follow: no request
+  // begins on an endpoint that it does not have.
+  uint64_t applied_version() const {
+    return applied_version_.load(std::memory_order_acquire);
+  }
+
+ private:
+  enum class Io : uint8_t { kOk, kBlocked, kEnd, kError, kFull };
+
+  // Why an attempt at an endpoint came to nothing.
+  struct Failure {
+    int status = 502;
+    absl::string_view reason;  // Also the log's, with "origin." before it.
+    absl::string_view end;
+    bool connect = false;  // Not a byte was sent.
+    bool closed = false;   // The connection ended before a byte came back.
+  };
+
+  Worker(WorkerContext context, UniqueFd listener, UniqueFd epoll,
+         UniqueFd wakeup);
+
+  // worker.cc: the loop, connections and routes.
+  absl::Status Register();
+  void ReadClock();
+  void HandleEvents(const epoll_event* events, int count);
+  void HandleTimers();
+  void HandleResumed();
+  void Accept();
+  void PauseAccepting();
+  void StartDraining();
+  bool Watch(Pollable* pollable, int fd, uint32_t events);
+  void ApplyRoutes();
+  void ApplyRoute(AppState* app, uint64_t version);
+  void RemoveApp(AppState* app);
+  void CollectGarbage(AppState* app);
+  void ExpireTunnels();
+  Io ReadMore(Connection* connection);
+  Io Flush(Connection* connection, IovecQueue* queue, int64_t* written);
+  void Resume(Connection* connection);
+  void Arm(ClientConnection* client, ClientTimer what, int64_t after_ms);
+  void Arm(UpstreamConnection* upstream, UpstreamTimer what, int64_t after_ms);
+
+  // worker_client.cc: requests, and answers of our own.
+  void OnClientEvent(ClientConnection* client, uint32_t events);
+  void OnClientTimer(ClientConnection* client);
+  void ReadHead(ClientConnection* client);
+  Exchange* BeginExchange(ClientConnection* client);
+  void StartRequest(Exchange* exchange);
+  void RefuseHead(Exchange* exchange);
+  void ServePage(Exchange* exchange, absl::string_view path);
+  void Redirect(Exchange* exchange, absl::string_view app,
+                absl::string_view query);
+  void PumpRequest(Exchange* exchange);
+  // Queues the next piece of the request's body, if there is one.
+  BodyReader::Step QueueRequestPiece(Exchange* exchange);
+  void QueueRequestBody(Exchange* exchange);
+  void OnRequestFlushed(Exchange* exchange);
+  void OnUploadFailed(Exchange* exchange);
+  void WaitForRequestBody(Exchange* exchange);
+  void OnRequestSent(Exchange* exchange);
+  void Answer(Exchange* exchange, int status, absl::string_view reason,
+              absl::string_view end, bool close);
+  void SendLocal(Exchange* exchange, int status, absl::string_view content_type,
+                 absl::string_view extra_fields, absl::string_view body,
+                 bool close);
+  void PumpLocal(Exchange* exchange);
+  void OnClientGone(Exchange* exchange, absl::string_view end);
+  void FinishExchange(Exchange* exchange);
+  void RecordExchange(Exchange* exchange);
+  void EndExchange(Exchange* exchange);
+  void Linger(ClientConnection* client, bool in_sync);
+  void PumpLinger(ClientConnection* client);
+  void CloseClient(ClientConnection* client, bool reset);
+  void MakeRequestId(Exchange* exchange);
+  bool IsLoop(const Exchange& exchange);
+
+  // worker_upstream.cc: endpoints and responses.
+  void Dispatch(Exchange* exchange);
+  void Attempt(Exchange* exchange, EndpointState* endpoint, bool fresh);
+  UpstreamConnection* TakeIdle(EndpointState* endpoint, bool check);
+  UpstreamConnection* Connect(AppState* app, EndpointState* endpoint,
+                              Failure* failure);
+  void SendRequest(Exchange* exchange);
+  void OnUpstreamEvent(UpstreamConnection* upstream, uint32_t events);
+  void OnUpstreamTimer(UpstreamConnection* upstream);
+  void OnConnected(UpstreamConnection* upstream);
+  void PumpResponse(Exchange* exchange);
+  void WaitForResponse(Exchange* exchange);
+  // False: the exchange is gone, or has to wait.
+  bool TakeResponseHead(Exchange* exchange);
+  BodyReader::Step QueueResponsePiece(Exchange* exchange, size_t offset);
+  void OnUpstreamEnd(Exchange* exchange, bool error);
+  void FailAttempt(Exchange* exchange, const Failure& failure);
+  bool TryAgain(Exchange* exchange, const Failure& failure);
+  void ReleaseUpstream(Exchange* exchange, bool reuse);
+  void CloseUpstream(UpstreamConnection* upstream);
+  void StartTunnel(Exchange* exchange);
+  void PumpTunnel(Exchange* exchange);
+  // False: one side is broken.
+  bool PumpOneWay(Connection* from, Connection* to, int64_t* bytes,
+                  bool* ended);
+  void EndTunnel(Exchange* exchange, absl::string_view end);
+
+  const WorkerContext context_;
+  const WorkerOptions& options_;
+  WorkerCounters& counters_;
+
+  UniqueFd listener_fd_;
+  UniqueFd epoll_;
+  UniqueFd wakeup_fd_;
+  Pollable listener_{Pollable::Kind::kListener};
+  Pollable wakeup_{Pollable::Kind::kWakeup};
+  uint16_t listen_port_ = 0;
+
+  int64_t now_us_ = 0;
+  int64_t now_ms_ = 0;
+  int64_t wall_offset_us_ = 0;  // From the monotonic to the wall clock.
+  int64_t date_second_ = 0;
+  std::array<char, 29> date_;
+
+  TimerWheel timers_;
+  BlockPool blocks_;
+  Slab<ClientConnection> client_slab_;
+  Slab<UpstreamConnection> upstream_slab_;
+  Slab<Exchange> exchange_slab_;
+  // Closed while events for them may still be in the batch.
+  std::vector<ClientConnection*> dead_clients_;
+  std::vector<UpstreamConnection*> dead_upstreams_;
+  std::vector<Connection*> resumed_;
+  std::vector<Connection*> resuming_;
+  LinkedList<ClientConnection> clients_;
+  int tunnels_ = 0;
+
+  std::shared_ptr<const RouteSnapshot> snapshot_;
+  absl::flat_hash_map<std::string, std::unique_ptr<AppState>> apps_;
+  std::vector<std::unique_ptr<AppState>> removed_apps_;
+
+  uint64_t id_seed_[2];
+  uint64_t id_counter_ = 0;
+  bool applying_ = false;  // Routes; endpoints are collected at the end of it.
+  bool accept_ready_ = false;
+  int64_t accept_again_ms_ = 0;  // Paused until then.
+  bool draining_ = false;
+  int64_t drain_deadline_ms_ = 0;
+  std::atomic<bool> drain_requested_{false};
+  std::atomic<uint64_t> applied_version_{0};
+  AccessRecord record_;
+};
+
+}  // namespace mycelium::edge
+
+#endif  // SERVICES_EDGE_WORKER_H_
