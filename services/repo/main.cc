@@ -11,7 +11,7 @@
 #include "lib/base/clock.h"
 #include "lib/base/process_signals.h"
 #include "lib/base/status_macros.h"
-#include "lib/base/version.h"
+#include "lib/flags/command_line.h"
 #include "lib/rpc/channel.h"
 #include "lib/rpc/flags.h"
 #include "lib/rpc/server.h"
@@ -115,12 +115,11 @@ int main(int argc, char** argv) {
   mycelium::BlockStopSignals();
   // A file size limit is then an error like a full disk, and not the end.
   std::signal(SIGXFSZ, SIG_IGN);
-  gflags::SetVersionString(mycelium::kVersion);
-  gflags::SetUsageMessage(
-      "stores spores by their digest and hands them out.\n\n"
+  mycelium::flags::ParseCommandLine(
+      "repo stores spores by their digest and hands them out.\n\n"
       "  repo --data_dir=DIR [--listen=HOST:PORT] [--trust_store=FILE] "
-      "[--fabric=HOST:PORT]");
-  gflags::ParseCommandLineFlags(&argc, &argv, /*remove_flags=*/true);
+      "[--fabric=HOST:PORT]",
+      argc, argv);
   mycelium::telemetry::InitLogging(argv[0]);
 
   if (const absl::Status status = mycelium::repo::Run(); !status.ok()) {
