@@ -122,24 +122,17 @@ class Mesh:
             self.start_agent(f"node-{number + 1}", flags=agent_flags)
         return self
 
-    def start_fabric(self, store="sqlite"):
-        return self._start(
-            "fabric",
-            FABRIC,
-            [f"--store={store}", f"--data_dir={self.data_dir('fabric')}"]
-            + self._peer("repo"),
-        )
+    def start_fabric(self, store="sqlite", repo=True):
+        flags = [f"--store={store}", f"--data_dir={self.data_dir('fabric')}"]
+        if repo:
+            flags += self._peer("repo")
+        return self._start("fabric", FABRIC, flags)
 
-    def start_repo(self, flags=()):
-        return self._start(
-            "repo",
-            REPO,
-            [
-                f"--data_dir={self.data_dir('repo')}",
-                f"--trust_store={self.trust_store}",
-                *flags,
-            ],
-        )
+    def start_repo(self, flags=(), trusting=True):
+        flags = [f"--data_dir={self.data_dir('repo')}", *flags]
+        if trusting:
+            flags.append(f"--trust_store={self.trust_store}")
+        return self._start("repo", REPO, flags)
 
     def start_edge(self, name="edge-1", flags=()):
         return self._start(

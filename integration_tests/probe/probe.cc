@@ -63,6 +63,7 @@ examples::Response Answer(const examples::Request& request) {
     std::this_thread::sleep_for(
         std::chrono::milliseconds(NumberIn(request.query, "ms")));
   }
+  if (request.path == "/unhealthy") return {.status = 500};
   if (request.path == "/exit") _exit(NumberIn(request.query, "code"));
   if (request.path == "/say") {
     std::printf("%s\n", request.body.c_str());
@@ -84,6 +85,10 @@ int main(int argc, char** argv) {
   std::printf("probe %s is up\n",
               mycelium::examples::EnvironmentOr("VERSION", "").c_str());
   std::fflush(stdout);
+  if (std::getenv("FAIL_AT_START") != nullptr) {
+    std::fprintf(stderr, "probe: told to fail\n");
+    return 3;
+  }
   const std::string error = mycelium::examples::Serve(
       mycelium::examples::PortFromEnvironment(), mycelium::Answer);
   std::fprintf(stderr, "probe: %s\n", error.c_str());
