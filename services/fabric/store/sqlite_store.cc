@@ -49,7 +49,8 @@ constexpr absl::string_view kSchema = R"(
   ) WITHOUT ROWID;
   CREATE TABLE leases (
     id INTEGER PRIMARY KEY,
-    ttl_ns INTEGER NOT NULL
+    ttl_ns INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
   );
   CREATE TABLE changes (
     last_revision INTEGER PRIMARY KEY,
@@ -70,6 +71,17 @@ constexpr int kIdleCheckpointPages = 256;
 constexpr size_t kTrimRows = 64;
 
 constexpr size_t kEpochDigits = 32;
+
+uint64_t LeaseChecksum(LeaseId id, int64_t ttl_ns) {
+  return Fingerprint(absl::StrCat(ttl_ns), static_cast<uint64_t>(id));
+}
+
+// With the epoch, which has no checksum of its own.
+uint64_t ChangesChecksum(const std::string& epoch, int64_t first_revision,
+                         absl::string_view batches) {
+  return Fingerprint(batches,
+                     Fingerprint(epoch, static_cast<uint64_t>(first_revision)));
+}
 
 struct DatabaseCloser {
   void operator()(sqlite3* database) const { sqlite3_close_v2(database); }
@@ -106,8 +118,7 @@ class Database {
 
   // `doing` completes "cannot ... the store".
   absl::Status Error(int result, absl::string_view doing) const {
-    const int os_error =
-        handle_ == nullptr ? 0 : sqlite3_system_errno(handle_.get());
+    const int os_error = OsError(result);
     const std::string message = absl::StrCat(
         "cannot ", doing, " the store ", path_, ": ", sqlite3_errstr(result),
         result == (result & 0xff) ? "" : absl::StrCat(" (code ", result, ")"));
@@ -123,6 +134,10 @@ class Database {
       case SQLITE_CORRUPT:
       case SQLITE_NOTADB:
         return CorruptError(path_, sqlite3_errstr(result));
+      case SQLITE_ERROR:
+      case SQLITE_SCHEMA:
+        // Our own SQL does not fit the tables.
+        return CorruptError(path_, "its tables are not as they were made");
       case SQLITE_CANTOPEN:
         if (os_error != 0) {
           return ErrnoStatus(os_error,
@@ -151,6 +166,25 @@ class Database {
   }
 
  private:
+  // What the system said when a call ended in `result`; 0 if that is unknown.
+  int OsError(int result) const {
+    if (handle_ == nullptr) return 0;
+    if ((result & 0xff) != SQLITE_IOERR) {
+      return sqlite3_system_errno(handle_.get());
+    }
+    // sqlite3_system_errno knows nothing of commits: the files do.
+    for (const int which :
+         {SQLITE_FCNTL_JOURNAL_POINTER, SQLITE_FCNTL_FILE_POINTER}) {
+      sqlite3_file* file = nullptr;
+      int os_error = 0;
+      sqlite3_file_control(handle_.get(), "main", which, &file);
+      if (file == nullptr || file->pMethods == nullptr) continue;
+      file->pMethods->xFileControl(file, SQLITE_FCNTL_LAST_ERRNO, &os_error);
+      if (os_error != 0) return os_error;
+    }
+    return 0;
+  }
+
   Database(std::string path, sqlite3* handle)
       : path_(std::move(path)), handle_(handle) {}
 
@@ -239,6 +273,7 @@ class SqliteJournal final : public Journal {
   SqliteJournal(Database database, const JournalState& state, uint64_t digest,
                 std::deque<int64_t> rows)
       : database_(std::move(database)),
+        epoch_(state.epoch),
         revision_(state.revision),
         compact_revision_(state.compact_revision),
         digest_(digest),
@@ -259,7 +294,7 @@ class SqliteJournal final : public Journal {
         {&rollback_, "ROLLBACK"},
         {&put_entry_, "REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"},
         {&delete_entry_, "DELETE FROM entries WHERE key = ?"},
-        {&put_lease_, "REPLACE INTO leases VALUES (?, ?)"},
+        {&put_lease_, "REPLACE INTO leases VALUES (?, ?, ?)"},
         {&delete_lease_, "DELETE FROM leases WHERE id = ?"},
         {&add_changes_, "INSERT INTO changes VALUES (?, ?, ?, ?, ?)"},
         {&delete_changes_, "DELETE FROM changes WHERE last_revision <= ?"},
@@ -372,10 +407,15 @@ class SqliteJournal final : public Journal {
       if (result != SQLITE_OK) return result;
     }
     for (const auto& [id, ttl] : group.leases) {
-      result = ttl.has_value() ? put_lease_.Int(1, id)
-                                     .Int(2, absl::ToInt64Nanoseconds(*ttl))
-                                     .Run()
-                               : delete_lease_.Int(1, id).Run();
+      if (ttl.has_value()) {
+        const int64_t ttl_ns = absl::ToInt64Nanoseconds(*ttl);
+        result = put_lease_.Int(1, id)
+                     .Int(2, ttl_ns)
+                     .Bits(3, LeaseChecksum(id, ttl_ns))
+                     .Run();
+      } else {
+        result = delete_lease_.Int(1, id).Run();
+      }
       if (result != SQLITE_OK) return result;
     }
     if (!group.batches.empty()) {
@@ -387,7 +427,7 @@ class SqliteJournal final : public Journal {
       result = add_changes_.Int(1, group.batches.back()->revision)
                    .Int(2, first)
                    .Blob(3, buffer_)
-                   .Bits(4, Fingerprint(buffer_, static_cast<uint64_t>(first)))
+                   .Bits(4, ChangesChecksum(epoch_, first, buffer_))
                    .Bits(5, digest)
                    .Run();
       if (result != SQLITE_OK) return result;
@@ -432,6 +472,7 @@ class SqliteJournal final : public Journal {
   }
 
   Database database_;
+  const std::string epoch_;
   int64_t revision_;
   int64_t compact_revision_;
   uint64_t digest_;
@@ -537,15 +578,16 @@ absl::Status LoadEntries(Database& database, JournalState& state,
 
 absl::Status LoadLeases(Database& database, JournalState& state) {
   MYC_RETURN_IF_ERROR(ForEachRow(
-      database, "SELECT id, ttl_ns FROM leases", [&](const Statement& row) {
-        state.leases[row.ColumnInt(0)] = absl::Nanoseconds(row.ColumnInt(1));
+      database, "SELECT id, ttl_ns, checksum FROM leases",
+      [&](const Statement& row) {
+        const LeaseId id = row.ColumnInt(0);
+        const int64_t ttl_ns = row.ColumnInt(1);
+        if (LeaseChecksum(id, ttl_ns) != row.ColumnBits(2)) {
+          return CorruptError(database.path(), "a lease is not as written");
+        }
+        state.leases[id] = absl::Nanoseconds(ttl_ns);
         return absl::OkStatus();
       }));
-  for (const auto& [id, ttl] : state.leases) {
-    if (id <= 0 || ttl <= absl::ZeroDuration()) {
-      return CorruptError(database.path(), "a lease is not as written");
-    }
-  }
   for (const std::shared_ptr<const Entry>& entry : state.entries) {
     if (entry->lease != kNoLease && !state.leases.contains(entry->lease)) {
       return CorruptError(database.path(),
@@ -591,8 +633,7 @@ absl::Status LoadChanges(Database& database, JournalState& state,
             rows.empty() ? std::min(first, state.compact_revision + 1)
                          : rows.back() + 1;
         const size_t count = batches.size();
-        if (Fingerprint(bytes, static_cast<uint64_t>(first)) !=
-                row.ColumnBits(3) ||
+        if (ChangesChecksum(state.epoch, first, bytes) != row.ColumnBits(3) ||
             !DecodeBatches(bytes, batches) || batches.size() == count ||
             batches[count]->revision != first ||
             batches.back()->revision != last || first != expected) {

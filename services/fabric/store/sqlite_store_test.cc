@@ -235,6 +235,8 @@ TEST_F(SqliteStoreTest, SurvivesAFullDisk) {
     EXPECT_EQ(store->Revision(), accepted) << "nothing of it is to be seen";
     EXPECT_EQ(store->Stats().keys, static_cast<size_t>(accepted));
     EXPECT_GT(store->Stats().failed_commits, 0);
+
+    const FileSizeLimit nothing_at_all(100);
     EXPECT_FALSE(store->Grant(absl::Seconds(10), 5).ok());
     EXPECT_FALSE(store->TimeToLive(5).ok());
 
