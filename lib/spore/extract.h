@@ -17,10 +17,10 @@ namespace mycelium::spore {
 // Everything is written to a private directory beside `target_directory` first
 // and renamed when it is whole, hashed again and on disk, so that
 // `target_directory` either has exactly the signed bytes or does not exist.
-// Files get mode 0555 (command, binary, `exec`) or 0444, directories 0755;
-// modes, owners and times in the zip are ignored. No path leaves the directory,
-// whatever the zip says and whoever plants symbolic links meanwhile. A failure
-// leaves nothing behind.
+// The manifest itself is not unpacked. Files get mode 0555 (command, binary,
+// `exec`) or 0444, directories 0755; modes, owners and times in the zip are
+// ignored. No path leaves the directory, whatever the zip says and whoever
+// plants symbolic links meanwhile. A failure leaves nothing behind.
 //
 // FailedPrecondition: the verdict does not accept. AlreadyExists:
 // `target_directory` is there. E_ codes when the file is not the one that was

@@ -53,15 +53,16 @@ struct PackResult {
   Manifest manifest;
 };
 
-// Packs, signs with `key` and writes a spore to `fd`, from its file offset on.
-// The same input makes the same bytes, whenever and wherever. Sources are
-// streamed: once to hash them, once to copy them; one that changes in between
-// is an error. `files` is written into the manifest when there are files beside
-// the binary or `manifest` has it already (its hashes and sizes are set anew).
+// Packs, signs with `key` and writes a spore to `fd`: an empty regular file
+// that is open for reading and writing. The same input makes the same bytes,
+// whenever and wherever. Sources are streamed: once to hash them, once to copy
+// them; one that changes in between is an error. `files` is written into the
+// manifest when there are files beside the binary or `manifest` has it already
+// (its hashes and sizes are set anew).
 //
-// InvalidArgument: the manifest breaks a rule (reason as ParseManifest), or a
-// source is no regular file. Aborted: a source changed. On error the file holds
-// rubbish.
+// InvalidArgument: the manifest breaks a rule (with the reason that a verifier
+// would give), a source is no regular file, or it is too large. Aborted: a
+// source changed. On error the file holds rubbish.
 absl::StatusOr<PackResult> Pack(const PackOptions& options,
                                 const crypto::PrivateKey& key, int fd);
 

@@ -80,7 +80,7 @@ std::optional<absl::Time> ParseRfc3339(absl::string_view text) {
 }
 
 std::string FormatRfc3339(absl::Time time) {
-  return absl::FormatTime("%Y-%m-%d%ET%H:%M:%SZ", time, absl::UTCTimeZone());
+  return absl::FormatTime("%E4Y-%m-%d%ET%H:%M:%SZ", time, absl::UTCTimeZone());
 }
 
 }  // namespace mycelium::spore

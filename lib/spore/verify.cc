@@ -18,6 +18,7 @@
 #include "lib/base/status_macros.h"
 #include "lib/crypto/ed25519.h"
 #include "lib/crypto/sha256.h"
+#include "lib/spore/contents.h"
 #include "lib/spore/crc32.h"
 #include "lib/spore/refusal.h"
 
@@ -58,46 +59,6 @@ absl::StatusOr<std::string> ReadManifestText(
   return text;
 }
 
-// The entries of the zip are the manifest and those that it signs.
-absl::Status CheckEntrySet(const Manifest& manifest,
-                           const std::vector<Entry>& entries) {
-  const auto has_entry = [&](absl::string_view path) {
-    return path != kManifestPath &&
-           std::any_of(entries.begin(), entries.end(),
-                       [&](const Entry& entry) { return entry.path == path; });
-  };
-  for (const std::string& path : {manifest.binary, manifest.command}) {
-    if (!has_entry(path)) {
-      return Refuse("E_BINARY_MISSING",
-                    absl::StrCat("the manifest names ", Quoted(path),
-                                 ", which the zip does not have as a file"));
-    }
-  }
-  size_t files_present = 0;
-  for (const Entry& entry : entries) {
-    if (entry.path == kManifestPath) continue;
-    const bool is_signed = manifest.files.has_value()
-                               ? manifest.files->count(entry.path) > 0
-                               : entry.path == manifest.binary;
-    if (!is_signed) {
-      return Refuse("E_UNSIGNED_FILE",
-                    absl::StrCat("entry ", Quoted(entry.path),
-                                 " is covered by no signature"));
-    }
-    ++files_present;
-  }
-  if (manifest.files.has_value() && files_present < manifest.files->size()) {
-    for (const auto& [path, info] : *manifest.files) {
-      if (!has_entry(path)) {
-        return Refuse("E_FILE_MISSING",
-                      absl::StrCat("the manifest lists ", Quoted(path),
-                                   ", which the zip does not have"));
-      }
-    }
-  }
-  return absl::OkStatus();
-}
-
 // The SHA-256 of the unpacked entry, in hex: from `hashed` where it passed by,
 // otherwise read from the file. Its size and CRC are as declared.
 absl::StatusOr<std::string> HashEntry(int fd, const Entry& entry,
@@ -120,35 +81,15 @@ absl::StatusOr<std::string> HashEntry(int fd, const Entry& entry,
   return absl::BytesToHexString(hash.Finish());
 }
 
-absl::Status CheckContents(int fd, const Manifest& manifest,
-                           const std::vector<Entry>& entries,
-                           const HashedEntries& hashed) {
-  // Sizes first: they cost nothing, and bound what is unpacked below.
-  for (const Entry& entry : entries) {
-    if (!manifest.files.has_value() || entry.path == kManifestPath) continue;
-    const FileInfo& info = manifest.files->at(entry.path);
-    if (info.size != entry.size) {
-      return Refuse("E_HASH", absl::StrCat("entry ", Quoted(entry.path),
-                                           " has ", entry.size, " bytes, but ",
-                                           info.size, " are signed"));
-    }
-    if (entry.path == manifest.binary &&
-        info.sha256 != manifest.binary_sha256) {
-      return Refuse("E_HASH",
-                    "files and binary_sha256 differ in the hash of "
-                    "the binary");
-    }
-  }
-  for (const Entry& entry : entries) {
-    if (entry.path == kManifestPath) continue;
-    const std::string& wanted = manifest.files.has_value()
-                                    ? manifest.files->at(entry.path).sha256
-                                    : manifest.binary_sha256;
-    MYC_ASSIGN_OR_RETURN(const std::string found, HashEntry(fd, entry, hashed));
-    if (found != wanted) {
-      return Refuse("E_HASH", absl::StrCat("entry ", Quoted(entry.path),
+absl::Status CheckHashes(int fd, const std::vector<SignedEntry>& entries,
+                         const HashedEntries& hashed) {
+  for (const SignedEntry& entry : entries) {
+    MYC_ASSIGN_OR_RETURN(const std::string found,
+                         HashEntry(fd, entry.entry, hashed));
+    if (found != entry.sha256) {
+      return Refuse("E_HASH", absl::StrCat("entry ", Quoted(entry.entry.path),
                                            " has the SHA-256 ", found, ", but ",
-                                           wanted, " is signed"));
+                                           entry.sha256, " is signed"));
     }
   }
   return absl::OkStatus();
@@ -178,8 +119,9 @@ absl::Status Check(int fd, const HashedEntries& hashed,
     return Refuse("E_SIG", absl::StrCat("the signature is not one of key ",
                                         verdict.key_id, " over this manifest"));
   }
-  MYC_RETURN_IF_ERROR(CheckEntrySet(manifest, entries));
-  MYC_RETURN_IF_ERROR(CheckContents(fd, manifest, entries, hashed));
+  MYC_ASSIGN_OR_RETURN(const std::vector<SignedEntry> signed_entries,
+                       MatchEntries(manifest, entries));
+  MYC_RETURN_IF_ERROR(CheckHashes(fd, signed_entries, hashed));
   MYC_RETURN_IF_ERROR(wait_for_digest());
   if (trust == nullptr) return absl::OkStatus();
   return trust->EvaluateSpore(
