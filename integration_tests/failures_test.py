@@ -39,12 +39,15 @@ class InstanceTest(FailureTest):
             lambda state: any(e.type == "INSTANCE_EXITED" for e in state.values()),
             what="the exit is an event",
         )
+        processes.wait_until(
+            lambda: len({i.pid for i in the_mesh.instances()} - {0, victim.pid}) == 2,
+            30,
+            lambda: f"it is replaced: {the_mesh.instances()}",
+        )
         the_mesh.wait_routed("probe", 2)
         load.wait_for_more(100)
         self.assert_only_in_flight_failed(load)
-        pids = {i.pid for i in the_mesh.instances() if i.pid}
-        self.assertNotIn(victim.pid, pids)
-        self.assertEqual(len(pids), 2)
+        self.assertNotIn(victim.pid, the_mesh.workload_pids())
 
     def test_an_instance_that_exits_by_itself_is_started_again(self):
         the_mesh = self.new_mesh().start()

@@ -360,6 +360,16 @@ class Mesh:
     def instances(self, node="node-1", app=""):
         return self.agent(node).ListInstances(app_name=app).instances
 
+    def instances_of(self, app):
+        """Instances of an app on all nodes that still have a process."""
+        return [
+            instance
+            for node in self.services
+            if node.startswith("node-")
+            for instance in self.instances(node, app)
+            if instance.pid
+        ]
+
     def events(self, **query):
         return self.fabric.ListEvents(page_size=1000, **query).events
 
