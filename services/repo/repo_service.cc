@@ -375,8 +375,8 @@ RepoService::RepoService(SporeStore* store, Collector* collector,
       options_(options),
       buffers_(std::make_shared<BufferPool>(kGetChunkBytes, kKeptBuffers)),
       stalls_(options.stall_timeout),
-      readers_(kReaderThreads, options.max_downloads),
-      deleters_(kDeleterThreads, kMaxWaitingDeletes) {}
+      readers_("repo-read", kReaderThreads, options.max_downloads),
+      deleters_("repo-delete", kDeleterThreads, kMaxWaitingDeletes) {}
 
 grpc::ServerReadReactor<grpc::ByteBuffer>* RepoService::Put(
     grpc::CallbackServerContext* context, grpc::ByteBuffer* response) {

@@ -176,7 +176,8 @@ SporeStore::SporeStore(Options options, UniqueFd lock)
         return limits;
       }()),
       lock_(std::move(lock)),
-      pool_(2 * options_.max_uploads + 2, 2 * options_.max_uploads) {}
+      pool_("repo-upload", 2 * options_.max_uploads + 2,
+            2 * options_.max_uploads) {}
 
 std::string SporeStore::ShardOf(absl::string_view digest) const {
   return absl::StrCat(options_.data_dir, "/spores/", digest.substr(0, 2));

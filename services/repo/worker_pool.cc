@@ -1,5 +1,7 @@
 #include "services/repo/worker_pool.h"
 
+#include <pthread.h>
+
 #include <utility>
 
 namespace mycelium::repo {
@@ -33,6 +35,7 @@ bool WorkerPool::Schedule(std::function<void()> task) {
 }
 
 void WorkerPool::Run() {
+  pthread_setname_np(pthread_self(), name_.c_str());
   while (true) {
     std::function<void()> task;
     {
