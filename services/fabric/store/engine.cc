@@ -574,17 +574,22 @@ absl::StatusOr<StoreEngine::Outcome> StoreEngine::EvaluateTxn(
     if (op.lease != kNoLease && !LeaseAlive(op.lease, group)) {
       return NoLeaseError(absl::StatusCode::kFailedPrecondition, op.lease);
     }
-    // A key that this transaction deletes and puts again begins anew.
-    const bool deleted_here =
-        writes.contains(op.key) && writes[op.key] == nullptr;
-    const std::shared_ptr<const Entry> before =
-        deleted_here ? nullptr : Lookup(op.key, group);
     auto entry = std::make_shared<Entry>();
     entry->key = op.key;
     entry->value = std::move(op.value);
-    entry->create_revision = before ? before->create_revision : revision;
+    entry->create_revision = revision;
     entry->mod_revision = revision;
-    entry->version = before ? before->version + 1 : 1;
+    entry->version = 1;
+    // What this transaction has done to the key counts first: a key that it
+    // deleted begins anew, and a second put is still the same version.
+    const auto written = writes.find(op.key);
+    const bool again = written != writes.end();
+    const std::shared_ptr<const Entry> before =
+        again ? written->second : Lookup(op.key, group);
+    if (before != nullptr) {
+      entry->create_revision = before->create_revision;
+      entry->version = before->version + (again ? 0 : 1);
+    }
     entry->lease = op.lease;
     writes[std::move(op.key)] = std::move(entry);
   }

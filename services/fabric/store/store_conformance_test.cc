@@ -260,6 +260,17 @@ TEST_P(StoreTest, AppliesOperationsInOrderWithOneChangePerKey) {
   EXPECT_THAT(changes, ElementsAre("-p/1", "+p/2", "+q"));
 }
 
+TEST_P(StoreTest, BeginsAKeyAnewThatATransactionDeletesAndPutsTwice) {
+  Put("a", "1");
+  Put("a", "2");
+
+  Run({.then_ops = {Op::Delete("a"), Op::Put("a", "3"), Op::Put("a", "4")}});
+
+  EXPECT_EQ(Get("a")->value, "4");
+  EXPECT_EQ(Get("a")->create_revision, 3);
+  EXPECT_EQ(Get("a")->version, 1);
+}
+
 TEST_P(StoreTest, RefusesInvalidRequestsWithoutEffect) {
   const absl::StatusCode invalid = absl::StatusCode::kInvalidArgument;
   const Op good = Op::Put("a", "1");
