@@ -24,10 +24,16 @@ def cc_fuzz_test(name, srcs, corpus, deps, **kwargs):
         name = name,
         size = "small",
         srcs = srcs,
-        args = ["$(locations %s)" % label for label in corpus],
+        # Given files instead of a directory, libFuzzer would only replay them.
+        args = select({
+            "//bazel:fuzz": [],
+            "//conditions:default": ["$(locations %s)" % label for label in corpus],
+        }),
         data = corpus,
         linkopts = select({
-            "//bazel:fuzz": ["-fsanitize=fuzzer"],
+            # Bazel links with clang, which leaves out the C++ part of the
+            # sanitizers' runtime unless told otherwise.
+            "//bazel:fuzz": ["-fsanitize=fuzzer", "-fsanitize-link-c++-runtime"],
             "//conditions:default": [],
         }),
         deps = deps + select({
