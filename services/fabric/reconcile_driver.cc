@@ -1,0 +1,438 @@
+#include "services/fabric/reconcile_driver.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "glog/logging.h"
+#include "lib/base/status_macros.h"
+#include "services/fabric/errors.h"
+#include "services/fabric/keys.h"
+#include "services/fabric/resources.h"
+#include "services/fabric/validate.h"
+
+namespace mycelium::fabric {
+namespace {
+
+constexpr absl::Duration kRetryAfterError = absl::Seconds(1);
+
+// What a plan says about a slot of its generation, beside its identity.
+void ApplyPlan(const v1::Plan& plan, bool claimed, v1::Slot* slot) {
+  slot->set_digest(plan.digest());
+  slot->set_port(plan.port());
+  slot->clear_placement();
+  if (plan.has_placement()) *slot->mutable_placement() = plan.placement();
+  *slot->mutable_drain_timeout() = plan.strategy().has_drain_timeout()
+                                       ? plan.strategy().drain_timeout()
+                                       : FromDuration(kDefaultDrainTimeout);
+  *slot->mutable_stop_timeout() = plan.strategy().has_stop_timeout()
+                                      ? plan.strategy().stop_timeout()
+                                      : FromDuration(kDefaultStopTimeout);
+  // What an instance reserves was settled when it was claimed.
+  if (!claimed) *slot->mutable_nutrients() = NutrientsOf(plan);
+}
+
+std::string NameOf(const std::string& app, const SlotRef& ref) {
+  return SlotName({app, ref.index, ref.generation});
+}
+
+}  // namespace
+
+void ReconcileDriver::Start() {
+  thread_ = std::thread([this] { Run(); });
+}
+
+void ReconcileDriver::Stop() {
+  {
+    MutexLock lock(mutex_);
+    stopping_ = true;
+    changed_.NotifyAll();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void ReconcileDriver::Run() {
+  while (true) {
+    {
+      MutexLock lock(mutex_);
+      while (!stopping_) {
+        const absl::Duration now = clock_.Monotonic();
+        if (!due_.empty() && due_.begin()->first <= now) break;
+        const absl::Duration wait =
+            due_.empty() ? absl::Seconds(60) : due_.begin()->first - now;
+        changed_.WaitFor(mutex_, std::min(wait, absl::Seconds(60)));
+      }
+      if (stopping_) return;
+    }
+    RunDue();
+  }
+}
+
+bool ReconcileDriver::RunDue() {
+  std::vector<std::string> apps;
+  {
+    MutexLock lock(mutex_);
+    const absl::Duration now = clock_.Monotonic();
+    while (!due_.empty() && due_.begin()->first <= now) {
+      apps.push_back(due_.begin()->second);
+      apps_[apps.back()].due = absl::InfiniteDuration();
+      due_.erase(due_.begin());
+    }
+  }
+  for (const std::string& app : apps) {
+    const absl::StatusOr<bool> done = ReconcileApp(app);
+    if (!done.ok()) {
+      LOG(WARNING) << "cannot reconcile app " << app << ": " << done.status();
+    }
+    if (done.ok() && *done) continue;
+    MutexLock lock(mutex_);
+    MakeDue(app,
+            clock_.Monotonic() + (done.ok() ? kDebounce : kRetryAfterError));
+  }
+  return !apps.empty();
+}
+
+absl::Duration ReconcileDriver::NextDue() {
+  MutexLock lock(mutex_);
+  return due_.empty() ? absl::InfiniteDuration() : due_.begin()->first;
+}
+
+void ReconcileDriver::MakeDue(absl::string_view app, absl::Duration at) {
+  auto it = apps_.find(app);
+  if (it == apps_.end()) it = apps_.emplace(std::string(app), App()).first;
+  if (at >= it->second.due) return;
+  due_.erase({it->second.due, it->first});
+  it->second.due = at;
+  due_.insert({at, it->first});
+}
+
+void ReconcileDriver::MakePendingDue(absl::Duration at) {
+  for (const std::string& app : pending_) MakeDue(app, at);
+}
+
+void ReconcileDriver::Reset(const StoreSnapshot& snapshot) {
+  MutexLock lock(mutex_);
+  const absl::Duration now = clock_.Monotonic();
+  for (const EntryPtr& entry : snapshot.entries) {
+    const absl::string_view key = entry->key;
+    for (const absl::string_view prefix : {kPlans, kSlots}) {
+      if (absl::StartsWith(key, prefix)) {
+        MakeDue(AppOf(key.substr(prefix.size())), now);
+      }
+    }
+  }
+}
+
+void ReconcileDriver::Apply(const Batch& batch) {
+  const absl::Duration soon = clock_.Monotonic() + kDebounce;
+  for (const Change& change : batch.changes) {
+    const absl::string_view key = change.key();
+    std::vector<std::string> moved;
+    if (absl::StartsWith(key, kNodes)) {
+      moved = ledger_.AppsOn(key.substr(kNodes.size()));
+    }
+    MutexLock lock(mutex_);
+    for (const absl::string_view prefix :
+         {kPlans, kCounts, kBudgets, kSlots, kClaims}) {
+      if (absl::StartsWith(key, prefix)) {
+        MakeDue(AppOf(key.substr(prefix.size())), soon);
+      }
+    }
+    if (absl::StartsWith(key, kClaims)) {
+      if (change.deleted()) {
+        const absl::string_view name = key.substr(kClaims.size());
+        apps_.find(AppOf(name))->second.freed[std::string(name)] = clock_.Now();
+      }
+      MakePendingDue(clock_.Monotonic() + kPendingInterval);
+    } else if (absl::StartsWith(key, kNodes) || absl::StartsWith(key, kAlive)) {
+      for (const std::string& app : moved) MakeDue(app, soon);
+      MakePendingDue(soon);
+    }
+  }
+}
+
+void ReconcileDriver::Flush() {
+  MutexLock lock(mutex_);
+  if (!due_.empty()) changed_.NotifyOne();
+}
+
+absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
+  // All parts as of one revision.
+  int64_t revision = 0;
+  const auto read =
+      [&](const RangeRequest& wanted) -> absl::StatusOr<std::vector<EntryPtr>> {
+    RangeRequest request = wanted;
+    request.at_revision = revision;
+    absl::StatusOr<RangeResponse> range = store_.Range(request);
+    if (!range.ok()) return FromStore(range.status());
+    revision = range->revision;
+    return std::move(range->entries);
+  };
+  const auto first = [](const std::vector<EntryPtr>& entries) {
+    return entries.empty() ? EntryPtr() : entries.front();
+  };
+  const std::string plan_key = KeyOf(kPlans, app);
+  const std::string budget_key = KeyOf(kBudgets, app);
+  MYC_ASSIGN_OR_RETURN(const std::vector<EntryPtr> plans,
+                       read(RangeRequest::Key(plan_key)));
+  MYC_ASSIGN_OR_RETURN(const std::vector<EntryPtr> counts,
+                       read(RangeRequest::Key(KeyOf(kCounts, app))));
+  MYC_ASSIGN_OR_RETURN(const std::vector<EntryPtr> budgets,
+                       read(RangeRequest::Key(budget_key)));
+  MYC_ASSIGN_OR_RETURN(
+      const std::vector<EntryPtr> slot_entries,
+      read(RangeRequest::Prefix(absl::StrCat(kSlots, app, "/"))));
+  MYC_ASSIGN_OR_RETURN(
+      const std::vector<EntryPtr> claim_entries,
+      read(RangeRequest::Prefix(absl::StrCat(kClaims, app, "/"))));
+  const EntryPtr plan = first(plans);
+  const EntryPtr budget = first(budgets);
+  const std::shared_ptr<const std::vector<NodeInput>> nodes = ledger_.Nodes();
+
+  AppInput input;
+  input.now = clock_.Now();
+  input.nodes = nodes.get();
+  if (plan != nullptr) input.plan = PlanOf(*plan, first(counts).get());
+  if (budget != nullptr) input.budget = BudgetOf(*budget);
+
+  absl::flat_hash_map<absl::string_view, EntryPtr> claims;
+  for (const EntryPtr& claim : claim_entries) {
+    claims[absl::string_view(claim->key).substr(kClaims.size())] = claim;
+  }
+  // What is stored of each slot, and what the plan makes of it.
+  struct Known {
+    EntryPtr entry;
+    EntryPtr claim;
+    v1::Slot spec;
+    bool outdated = false;
+  };
+  std::map<std::string, Known, std::less<>> known;
+  {
+    MutexLock lock(mutex_);
+    App& state = apps_[app];
+    for (const EntryPtr& entry : slot_entries) {
+      const std::string name = entry->key.substr(kSlots.size());
+      Known& slot = known[name];
+      slot.entry = entry;
+      const auto claim = claims.find(name);
+      if (claim != claims.end()) slot.claim = claim->second;
+      slot.spec.ParseFromString(entry->value);
+      if (input.plan.has_value() &&
+          slot.spec.generation() == input.plan->generation()) {
+        ApplyPlan(*input.plan, slot.claim != nullptr, &slot.spec);
+        slot.outdated = Serialize(slot.spec) != entry->value;
+      }
+      Entry shown = *entry;
+      shown.value = slot.spec.SerializeAsString();
+      const v1::Slot view = SlotOf(shown, slot.claim.get());
+      SlotInput item;
+      item.index = view.index();
+      item.generation = view.generation();
+      item.surplus = view.surplus();
+      item.reserves = {view.nutrients().cpu_milli(),
+                       view.nutrients().memory_mb()};
+      item.port = view.port();
+      item.claimed = slot.claim != nullptr;
+      item.node = view.node_id();
+      item.state = view.state();
+      item.since = ToTime(view.since_time());
+      item.refused_by = {view.refused_by().begin(), view.refused_by().end()};
+      if (!item.claimed) {
+        item.reason = view.reason();
+        item.message = view.message();
+        const auto written = state.reason_times.find(name);
+        if (written != state.reason_times.end()) {
+          item.reason_time = written->second;
+        }
+        // Since when nobody holds it is written with its next reason.
+        const auto freed = state.freed.find(name);
+        if (freed != state.freed.end() && freed->second > item.since) {
+          item.since = freed->second;
+          item.reason.clear();
+        }
+      }
+      input.slots.push_back(std::move(item));
+    }
+  }
+
+  const Decision decision = Reconcile(input);
+
+  TxnRequest txn;
+  absl::flat_hash_set<std::string> written;
+  absl::flat_hash_set<std::string> freed;
+  const auto put = [&](const std::string& name, const v1::Slot& slot) {
+    txn.then_ops.push_back(Op::Put(KeyOf(kSlots, name), Serialize(slot)));
+    written.insert(name);
+  };
+  const auto expect = [&](const std::string& name) {
+    txn.compares.push_back(Compare::ModRevision(
+        KeyOf(kSlots, name), RevisionOf(known.find(name)->second.entry)));
+  };
+  for (const SlotRef& ref : decision.remove) {
+    const std::string name = NameOf(app, ref);
+    expect(name);
+    txn.compares.push_back(Compare::Absent(KeyOf(kClaims, name)));
+    txn.then_ops.push_back(Op::Delete(KeyOf(kSlots, name)));
+    written.insert(name);
+  }
+  for (const SlotRef& ref : decision.mark_surplus) {
+    const std::string name = NameOf(app, ref);
+    expect(name);
+    v1::Slot slot = known[name].spec;
+    slot.set_surplus(true);
+    put(name, slot);
+  }
+  for (const Reoffer& reoffer : decision.reoffer) {
+    const std::string name = NameOf(app, reoffer.slot);
+    Known& slot = known[name];
+    expect(name);
+    const std::string claim_key = KeyOf(kClaims, name);
+    txn.compares.push_back(
+        Compare::ModRevision(claim_key, RevisionOf(slot.claim)));
+    if (slot.claim != nullptr) txn.then_ops.push_back(Op::Delete(claim_key));
+    slot.spec.clear_refused_by();
+    for (const std::string& node : reoffer.refused_by) {
+      slot.spec.add_refused_by(node);
+    }
+    *slot.spec.mutable_since_time() = FromTime(input.now);
+    put(name, slot.spec);
+  }
+  const auto explain = [&](const PendingReason& reason, absl::Time since,
+                           v1::Slot* slot) {
+    slot->set_reason(reason.reason);
+    slot->set_message(reason.message);
+    *slot->mutable_since_time() = FromTime(since);
+  };
+  for (const PendingReason& created : decision.create) {
+    const std::string name = NameOf(app, created.slot);
+    v1::Slot slot;
+    slot.set_app_name(app);
+    slot.set_index(created.slot.index);
+    slot.set_generation(created.slot.generation);
+    ApplyPlan(*input.plan, /*claimed=*/false, &slot);
+    explain(created, input.now, &slot);
+    txn.compares.push_back(Compare::Absent(KeyOf(kSlots, name)));
+    put(name, slot);
+  }
+  for (const PendingReason& reason : decision.reasons) {
+    const std::string name = NameOf(app, reason.slot);
+    if (written.contains(name)) continue;
+    expect(name);
+    txn.compares.push_back(Compare::Absent(KeyOf(kClaims, name)));
+    v1::Slot slot = known[name].spec;
+    const auto item = std::find_if(
+        input.slots.begin(), input.slots.end(), [&](const SlotInput& s) {
+          return SlotRef{s.index, s.generation} == reason.slot;
+        });
+    explain(reason, item->since, &slot);
+    put(name, slot);
+    freed.insert(name);
+  }
+  for (const auto& [name, slot] : known) {
+    if (!slot.outdated || written.contains(name)) continue;
+    expect(name);
+    put(name, slot.spec);
+  }
+
+  // What the operator may want to know, told once.
+  std::string bound_by;
+  std::string in_place;
+  {
+    MutexLock lock(mutex_);
+    bound_by = apps_[app].bound_by;
+    in_place = apps_[app].in_place_because;
+  }
+  const auto tell = [&](absl::string_view type, v1::Event::Severity severity,
+                        std::string message) {
+    v1::Event event;
+    event.set_app_name(app);
+    event.set_message(std::move(message));
+    txn.then_ops.push_back(events_.Record(type, severity, std::move(event)));
+  };
+  if (decision.bound_by != bound_by && !decision.bound_by.empty()) {
+    tell("BUDGET_BINDS", v1::Event::SEVERITY_WARNING,
+         absl::StrCat("the budget (", decision.bound_by, ") allows ",
+                      decision.wanted, " instances, fewer than the ",
+                      input.plan->count(), " that are wanted"));
+  }
+  if (decision.in_place_because != in_place &&
+      !decision.in_place_because.empty()) {
+    tell("REPLACING_IN_PLACE", v1::Event::SEVERITY_WARNING,
+         absl::StrCat("old instances are stopped before new ones start: ",
+                      decision.in_place_because));
+  }
+  if (!decision.create.empty() || !decision.mark_surplus.empty() ||
+      !decision.remove.empty()) {
+    tell("SLOTS_CHANGED", v1::Event::SEVERITY_INFO,
+         absl::StrCat(decision.wanted,
+                      " instances are wanted: ", decision.create.size(),
+                      " slots created, ", decision.mark_surplus.size(),
+                      " to be drained, ", decision.remove.size(), " removed"));
+  }
+  for (const Reoffer& reoffer : decision.reoffer) {
+    tell(
+        "SLOT_REOFFERED", v1::Event::SEVERITY_WARNING,
+        absl::StrCat("slot ", reoffer.slot.index, " of generation ",
+                     reoffer.slot.generation, " is offered again, but not to: ",
+                     absl::StrJoin(reoffer.refused_by, ", ")));
+  }
+
+  bool succeeded = true;
+  if (!txn.then_ops.empty()) {
+    txn.compares.push_back(Compare::ModRevision(plan_key, RevisionOf(plan)));
+    txn.compares.push_back(
+        Compare::ModRevision(budget_key, RevisionOf(budget)));
+    const absl::StatusOr<TxnResponse> response = store_.Txn(std::move(txn));
+    if (!response.ok()) return FromStore(response.status());
+    succeeded = response->succeeded;
+  }
+  if (!succeeded) return false;
+
+  MutexLock lock(mutex_);
+  App& state = apps_[app];
+  state.bound_by = decision.bound_by;
+  state.in_place_because = decision.in_place_because;
+  for (const PendingReason& reason : decision.create) {
+    state.reason_times[NameOf(app, reason.slot)] = input.now;
+  }
+  for (const PendingReason& reason : decision.reasons) {
+    state.reason_times[NameOf(app, reason.slot)] = input.now;
+  }
+  const auto gone = [&](const auto& entry) {
+    return known.find(entry.first) == known.end() &&
+           !written.contains(entry.first);
+  };
+  absl::erase_if(state.reason_times, gone);
+  for (const std::string& name : freed) state.freed.erase(name);
+  absl::erase_if(state.freed, [&](const auto& entry) {
+    const auto it = known.find(entry.first);
+    return it == known.end() || it->second.claim != nullptr;
+  });
+  const bool has_pending = !decision.create.empty() ||
+                           std::any_of(input.slots.begin(), input.slots.end(),
+                                       [](const SlotInput& slot) {
+                                         return !slot.claimed && !slot.surplus;
+                                       });
+  if (has_pending) {
+    pending_.insert(app);
+  } else {
+    pending_.erase(app);
+  }
+  if (decision.wake_up != absl::InfiniteFuture()) {
+    MakeDue(app, clock_.Monotonic() +
+                     std::max(kDebounce, decision.wake_up - input.now));
+  }
+  if (plan == nullptr && known.empty() &&
+      state.due == absl::InfiniteDuration()) {
+    apps_.erase(app);
+    pending_.erase(app);
+  }
+  return true;
+}
+
+}  // namespace mycelium::fabric

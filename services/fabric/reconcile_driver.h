@@ -1,0 +1,99 @@
+#ifndef SERVICES_FABRIC_RECONCILE_DRIVER_H_
+#define SERVICES_FABRIC_RECONCILE_DRIVER_H_
+
+#include <map>
+#include <string>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/btree_set.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "lib/base/clock.h"
+#include "lib/base/mutex.h"
+#include "services/fabric/change_feed.h"
+#include "services/fabric/event_log.h"
+#include "services/fabric/node_ledger.h"
+#include "services/fabric/reconciler.h"
+#include "services/fabric/store/store.h"
+
+namespace mycelium::fabric {
+
+// Calls Reconcile for every app that something has changed about, or whose time
+// has come, and writes what it decides: one transaction per app, only if what
+// was decided on still holds. What did not change costs nothing. Thread-safe.
+//
+// One driver runs per store: it relies on nobody else creating slots.
+class ReconcileDriver final : public ChangeConsumer {
+ public:
+  // How long changes gather before they are looked at together.
+  static constexpr absl::Duration kDebounce = absl::Milliseconds(2);
+  // How often an app that waits for room looks whether there is some.
+  static constexpr absl::Duration kPendingInterval = absl::Seconds(1);
+
+  // All must outlive the driver. The ledger must be given each batch before the
+  // driver is.
+  ReconcileDriver(Store* store, Clock* clock, EventLog* events,
+                  NodeLedger* ledger)
+      : store_(*store), clock_(*clock), events_(*events), ledger_(*ledger) {}
+  ~ReconcileDriver() override { Stop(); }
+
+  // Runs on a thread of its own until Stop().
+  void Start();
+  void Stop();
+
+  // Reconciles all apps that are due now, on the calling thread; without
+  // Start() only. Returns whether there were any.
+  bool RunDue();
+
+  // When RunDue() has something to do if nothing changes, on the clock's
+  // monotonic scale.
+  absl::Duration NextDue();
+
+  void Reset(const StoreSnapshot& snapshot) override;
+  void Apply(const Batch& batch) override;
+  void Flush() override;
+
+ private:
+  // What the driver remembers of an app between two looks.
+  struct App {
+    absl::Duration due = absl::InfiniteDuration();
+    bool has_pending = false;
+    std::string bound_by;
+    std::string in_place_because;
+    // When the reasons of its slots were written, and when slots lost their
+    // holders, by slot name.
+    absl::flat_hash_map<std::string, absl::Time> reason_times;
+    absl::flat_hash_map<std::string, absl::Time> freed;
+  };
+
+  void Run();
+  void MakeDue(absl::string_view app, absl::Duration at)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MakePendingDue(absl::Duration at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Looks at one app and writes. False: what it read changed meanwhile.
+  absl::StatusOr<bool> ReconcileApp(const std::string& app);
+
+  Store& store_;
+  Clock& clock_;
+  EventLog& events_;
+  NodeLedger& ledger_;
+
+  Mutex mutex_;
+  CondVar changed_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::map<std::string, App, std::less<>> apps_ ABSL_GUARDED_BY(mutex_);
+  // The apps with a finite `due`, and those with slots that wait.
+  absl::btree_set<std::pair<absl::Duration, std::string>> due_
+      ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<std::string> pending_ ABSL_GUARDED_BY(mutex_);
+
+  std::thread thread_;
+};
+
+}  // namespace mycelium::fabric
+
+#endif  // SERVICES_FABRIC_RECONCILE_DRIVER_H_
