@@ -11,8 +11,12 @@
 
 namespace mycelium::edge {
 
-// Finds the end of one message body, whichever way it is framed, and takes the
-// framing off. No I/O, no allocation. Not thread-safe.
+// Finds the end of one message body, whichever way it is framed, and makes of
+// it, in place, what is to be sent on. No I/O, no allocation. Not thread-safe.
+//
+// A chunked body keeps its chunks, so that what comes as one goes out as one,
+// but their lines are written anew: no extensions, no leading zeros. For
+// receivers that know no chunks they are taken off.
 class BodyReader {
  public:
   static constexpr uint32_t kMaxTrailerBytes = 8 * 1024;
@@ -21,22 +25,24 @@ class BodyReader {
 
   struct Result {
     Step step = Step::kNeedMore;
-    size_t data_size = 0;  // Body bytes, moved to the front of the input.
-    size_t consumed = 0;   // Input bytes that are done with, data included.
-    bool last = false;     // The body ends with this piece.
+    // Bytes to send on, now at the front of the input.
+    size_t out_size = 0;
+    // Input bytes that are done with; those behind stay where they are.
+    size_t consumed = 0;
+    // Bytes of the body itself among them.
+    size_t body_size = 0;
+    bool last = false;  // The body ends with this piece.
   };
 
-  void Reset(BodyKind kind, uint64_t content_length);
+  // `keep_chunks` is about kChunked only.
+  void Reset(BodyKind kind, uint64_t content_length, bool keep_chunks = true);
 
-  // Reads what is in [data, data + size) and may move it. With kNeedMore,
-  // `consumed` bytes are framing that carried no data. Must not be called
-  // again once done().
+  // Reads what is in [data, data + size), which begins with what the call
+  // before did not consume, and may move it. Must not be called once done().
   Result Read(char* data, size_t size);
 
   BodyKind kind() const { return kind_; }
   bool done() const { return done_; }
-  // Bytes of body still to come, for kLength.
-  uint64_t left() const { return left_; }
   HttpError error() const { return error_; }
   // After the last piece of a chunked body: its trailer section, whose offsets
   // count from `trailer_bytes`, which is part of the input of that Read.
@@ -44,11 +50,17 @@ class BodyReader {
   const char* trailer_bytes() const { return trailer_bytes_; }
 
  private:
+  void ReadChunks(char* data, size_t size, Result* result);
+
   BodyKind kind_ = BodyKind::kNone;
+  bool keep_chunks_ = true;
   bool done_ = true;
   bool in_trailers_ = false;
   HttpError error_ = HttpError::kNone;
   uint64_t left_ = 0;
+  // Bytes at the front of the next input that the decoder has seen: the
+  // beginning of a line before a chunk, which is only replaced as a whole.
+  size_t seen_ = 0;
   const char* trailer_bytes_ = nullptr;
   ChunkedDecoder decoder_;
   FieldSection trailers_;
@@ -57,10 +69,10 @@ class BodyReader {
 // Room for the line before a chunk.
 using ChunkLine = std::array<char, 20>;
 
-// Queues a piece of a body: as it is, or (for kChunked) as one chunk, the last
-// one with the last-chunk and `trailers` (of `reader`) behind it. `line` must
-// live until the queue is written.
-void QueuePiece(BodyKind kind, const char* data, size_t size, bool last,
+// Queues a piece that `reader` made, so that its receiver reads a body of the
+// kind `out_kind`: kChunked, or any other for one without chunks. `line` must
+// live until the queue is written. A piece may be empty if it is the last.
+void QueuePiece(BodyKind out_kind, const char* data, size_t size, bool last,
                 const BodyReader& reader, ChunkLine* line, IovecQueue* out);
 
 }  // namespace mycelium::edge

@@ -1,7 +1,5 @@
 #include "services/edge/chunked_decoder.h"
 
-#include <cstring>
-
 namespace mycelium::edge {
 namespace {
 
@@ -45,7 +43,7 @@ ChunkedDecoder::Result ChunkedDecoder::Next(absl::string_view bytes) {
         state_ = State::kSize;
         digits_ = 0;
         size_ = 0;
-        break;
+        return {Step::kChunkEnd, at + 1, {}};
       case State::kSizeLf:
         if (c != '\n') {
           error_ = HttpError::kBadChunkSize;
@@ -53,7 +51,7 @@ ChunkedDecoder::Result ChunkedDecoder::Next(absl::string_view bytes) {
         }
         if (size_ == 0) return {Step::kTrailer, at + 1, {}};
         state_ = State::kData;
-        break;
+        return {Step::kChunkBegin, at + 1, {}};
       default:
         if (!NextSizeByte(c)) return {Step::kError, at, {}};
         break;
@@ -184,31 +182,6 @@ bool ChunkedDecoder::NextSizeByte(char c) {
   }
   error_ = HttpError::kNone;
   return true;
-}
-
-Dechunked DechunkInPlace(ChunkedDecoder* decoder, char* data, size_t size) {
-  Dechunked result;
-  while (result.consumed < size) {
-    const ChunkedDecoder::Result next =
-        decoder->Next({data + result.consumed, size - result.consumed});
-    if (!next.data.empty()) {
-      if (next.data.data() != data + result.data_size) {
-        std::memmove(data + result.data_size, next.data.data(),
-                     next.data.size());
-      }
-      result.data_size += next.data.size();
-    }
-    result.consumed += next.consumed;
-    if (next.step == ChunkedDecoder::Step::kError) {
-      result.error = true;
-      return result;
-    }
-    if (next.step == ChunkedDecoder::Step::kTrailer) {
-      result.trailer = true;
-      return result;
-    }
-  }
-  return result;
 }
 
 }  // namespace mycelium::edge

@@ -19,9 +19,11 @@ class ChunkedDecoder {
   static constexpr uint32_t kMaxExtensionBytes = 4096;
 
   enum class Step : uint8_t {
-    kNeedMore,  // All of `bytes` is consumed; the body goes on.
-    kData,      // `data` is a piece of the body.
-    kTrailer,   // The last chunk was read; the trailer section begins.
+    kNeedMore,    // All of `bytes` is consumed; the body goes on.
+    kChunkBegin,  // The line before a chunk of chunk_size() bytes was read.
+    kData,        // `data` is a piece of the body.
+    kChunkEnd,    // The CRLF behind a chunk was read.
+    kTrailer,     // The last chunk was read; the trailer section begins.
     kError,
   };
 
@@ -38,6 +40,8 @@ class ChunkedDecoder {
   // kTrailer or kError it must not be called again.
   Result Next(absl::string_view bytes);
 
+  // Of the chunk that has begun: what is left of it.
+  uint64_t chunk_size() const { return size_; }
   HttpError error() const { return error_; }
 
  private:
@@ -68,18 +72,6 @@ class ChunkedDecoder {
   uint32_t extension_bytes_ = 0;
   uint64_t size_ = 0;  // Of the chunk; then, what is left of it.
 };
-
-// What DechunkInPlace left in the buffer.
-struct Dechunked {
-  size_t data_size = 0;  // Body bytes, now at the front of the buffer.
-  size_t consumed = 0;   // Coded bytes that they came from.
-  bool trailer = false;  // The trailer section begins after `consumed`.
-  bool error = false;
-};
-
-// Decodes what is in [data, data + size), and moves the body bytes together at
-// its front. What was not consumed stays where it is.
-Dechunked DechunkInPlace(ChunkedDecoder* decoder, char* data, size_t size);
 
 }  // namespace mycelium::edge
 

@@ -77,7 +77,7 @@ absl::StatusOr<UniqueFd> Listen(ListenAddress* at, bool shared) {
            at->size) != 0 ||
       listen(fd.get(), 4096) != 0) {
     if (errno == EADDRINUSE)
-      return absl::AlreadyExistsError(where + ": the port is taken");
+      return absl::AlreadyExistsError(where + ": address in use");
     return ErrnoStatus(errno, where);
   }
   socklen_t size = at->size;
@@ -181,7 +181,7 @@ Page Edge::GetPage(absl::string_view path) const {
   }
   if (path == "/metrics") {
     return {200, "text/plain; version=0.0.4; charset=utf-8",
-            FormatMetrics(counters_, routes_.Current().get())};
+            FormatMetrics(counters_, routes_.Current().get(), fabric_state())};
   }
   return {404, "", ""};
 }

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -12,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "services/edge/access_log.h"
+#include "services/edge/metrics.h"
 #include "services/edge/route_table.h"
 #include "services/edge/stats.h"
 #include "services/edge/worker.h"
@@ -29,6 +31,8 @@ class Edge {
     int workers = 1;
     std::string access_log;  // A path, "-" for standard output, "" for none.
     WorkerOptions worker;
+    // For metrics; called on any worker's thread. Unset: endpoints are static.
+    std::function<FabricState()> fabric_state;
   };
 
   // Listens, and starts to serve. `routes` must outlive the edge.
@@ -55,6 +59,9 @@ class Edge {
   void Join();
   bool draining() const { return draining_.load(std::memory_order_relaxed); }
 
+  FabricState fabric_state() const {
+    return options_.fabric_state ? options_.fabric_state() : FabricState();
+  }
   int workers() const { return options_.workers; }
   const PerWorker<WorkerCounters>& counters() const { return counters_; }
   int64_t log_write_errors() const {

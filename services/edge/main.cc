@@ -1,6 +1,5 @@
-// The edge: HTTP/1.1 in, to the endpoints of apps out. Flags and wiring.
+// The edge: HTTP/1.1 in, to the endpoints of apps out. `edge --help` says more.
 
-#include <signal.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -9,34 +8,58 @@
 #include <thread>
 #include <utility>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "gflags/gflags.h"
 #include "glog/logging.h"
-#include "lib/base/file.h"
+#include "grpcpp/channel.h"
+#include "lib/base/clock.h"
 #include "lib/base/ids.h"
+#include "lib/base/process_signals.h"
 #include "lib/base/status_macros.h"
+#include "lib/flags/command_line.h"
+#include "lib/rpc/channel.h"
+#include "lib/rpc/flags.h"
+#include "lib/rpc/server.h"
+#include "lib/telemetry/logging.h"
 #include "services/edge/cidr.h"
 #include "services/edge/edge.h"
+#include "services/edge/edge_service.h"
+#include "services/edge/edge_status.h"
+#include "services/edge/fabric_link.h"
 #include "services/edge/route_table.h"
 
 DEFINE_string(listen, "127.0.0.1:8080",
               "HOST:PORT to serve HTTP/1.1 on; port 0 takes a free one");
-DEFINE_string(port_file, "",
-              "file to write the bound port to, once it is listened on");
+DEFINE_string(
+    port_file, "",
+    "file that HOST:PORT of HTTP is written to once the edge listens");
+DEFINE_string(grpc_listen, "",
+              "HOST:PORT to serve gRPC on; empty: a free port with --fabric, "
+              "else none. Addresses other than loopback need --tls_*");
+DEFINE_string(
+    grpc_port_file, "",
+    "file that HOST:PORT of gRPC is written to once the edge listens");
+DEFINE_string(fabric, "", "HOST:PORT of the fabric to take routes from");
+DEFINE_string(edge_id, "",
+              "name of this edge: 1 to 63 of A-Z, a-z, 0-9, '.', '_' and '-'; "
+              "empty: a random one");
 DEFINE_string(static_endpoints, "",
               "app=URL[,app=URL...]: endpoints to route to without a fabric; "
-              "repeat an app for "
-              "several; app= alone is an app without endpoints");
+              "repeat an app for several; app= alone has no endpoint");
 DEFINE_int32(workers, 0,
              "event loops, each on its own thread; 0: one per core");
-DEFINE_string(access_log, "",
-              "file for JSON lines, - for standard output, empty for none");
+DEFINE_string(
+    access_log, "",
+    "file for one JSON line per request, - for stdout, empty for none");
 DEFINE_string(balance, "round-robin",
               "round-robin, least-request or peak-ewma");
 DEFINE_string(trusted_proxies, "",
               "ADDRESS[/BITS],...: peers whose X-Forwarded-* and X-Request-Id "
               "are believed");
-DEFINE_string(via, "", "name of this edge in Via fields; empty: a random one");
+DEFINE_string(via, "", "name in Via fields; empty: the id of the edge");
 DEFINE_int32(header_timeout_ms, 10'000,
              "from the first byte of a request to the end of its head");
 DEFINE_int32(idle_timeout_ms, 60'000,
@@ -45,14 +68,14 @@ DEFINE_int32(body_idle_timeout_ms, 30'000,
              "without a byte of a body whose length is known");
 DEFINE_int32(connect_timeout_ms, 1'000, "to connect to an endpoint");
 DEFINE_int32(response_header_timeout_ms, 30'000,
-             "from the end of a request to its response head");
+             "from the end of a request to the head of its response");
 DEFINE_int32(stream_idle_timeout_ms, 300'000,
              "without a byte in a stream, in a tunnel, or to a client that "
              "does not read");
 DEFINE_int32(half_close_timeout_ms, 1'000,
-             "without progress once a client closed its side");
+             "without progress once a client has closed its side");
 DEFINE_int32(expect_timeout_ms, 1'000,
-             "until the edge sends a 100 (Continue) that the app owes");
+             "until the edge sends the 100 (Continue) that an app owes");
 DEFINE_int32(linger_timeout_ms, 2'000,
              "reading what a client sends after its last response");
 DEFINE_int32(upstream_idle_timeout_ms, 4'000,
@@ -61,7 +84,7 @@ DEFINE_int32(upstream_idle_timeout_ms, 4'000,
 DEFINE_int32(drain_timeout_ms, 10'000,
              "for requests and tunnels to end, on SIGTERM");
 DEFINE_int32(max_head_bytes, 32 * 1024,
-             "of a request's or response's head; at most 65535");
+             "of the head of a request or response, 1024 to 65535");
 DEFINE_int64(max_body_bytes, 0, "of a request's body; 0: any");
 DEFINE_int32(max_connections, 0,
              "of clients; 0: as many as there are descriptors for");
@@ -70,14 +93,16 @@ DEFINE_int32(max_idle_per_endpoint, 64,
 DEFINE_int32(max_retries, 2,
              "of a request whose connection to an endpoint failed");
 DEFINE_int32(retry_budget_percent, 20,
-             "of an app's active requests that may be retried ones");
+             "of an app's active requests that may be retried ones; 3 always");
 DEFINE_int32(eject_after_failures, 5,
              "failures in a row that take an endpoint out for a while");
-DEFINE_int32(eject_ms, 10'000,
-             "how long at first; doubled each time, up to 300 s");
+DEFINE_int32(eject_ms, 10'000, "how long at first; doubled up to 300 s");
 
 namespace mycelium::edge {
 namespace {
+
+// How long gRPC calls may go on after the last request.
+constexpr absl::Duration kGrace = absl::Seconds(1);
 
 // Raises the limit of descriptors as far as it goes, and returns it.
 int64_t RaiseDescriptorLimit() {
@@ -89,55 +114,99 @@ int64_t RaiseDescriptorLimit() {
   return static_cast<int64_t>(limit.rlim_cur);
 }
 
-absl::StatusOr<BalancePolicy> ParsePolicy(const std::string& name) {
-  if (name == "round-robin") return BalancePolicy::kRoundRobin;
-  if (name == "least-request") return BalancePolicy::kLeastRequest;
-  if (name == "peak-ewma") return BalancePolicy::kPeakEwma;
+absl::StatusOr<BalancePolicy> PolicyFromFlags() {
+  if (FLAGS_balance == "round-robin") return BalancePolicy::kRoundRobin;
+  if (FLAGS_balance == "least-request") return BalancePolicy::kLeastRequest;
+  if (FLAGS_balance == "peak-ewma") return BalancePolicy::kPeakEwma;
   return absl::InvalidArgumentError(
-      absl::StrCat("--balance is ", Quoted(name),
+      absl::StrCat("--balance is ", Quoted(FLAGS_balance),
                    "; want round-robin, least-request or peak-ewma"));
 }
 
-absl::StatusOr<Edge::Options> OptionsFromFlags() {
+absl::StatusOr<Edge::Options> OptionsFromFlags(const std::string& edge_id) {
   Edge::Options options;
   options.listen = FLAGS_listen;
   options.workers =
-      FLAGS_workers > 0
+      FLAGS_workers != 0
           ? FLAGS_workers
           : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  if (options.workers < 1 || options.workers > 1024) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--workers is ", FLAGS_workers, "; want 0 to 1024"));
+  }
   options.access_log = FLAGS_access_log;
   WorkerOptions& worker = options.worker;
-  worker.header_timeout_ms = FLAGS_header_timeout_ms;
-  worker.idle_timeout_ms = FLAGS_idle_timeout_ms;
-  worker.body_idle_timeout_ms = FLAGS_body_idle_timeout_ms;
-  worker.connect_timeout_ms = FLAGS_connect_timeout_ms;
-  worker.response_header_timeout_ms = FLAGS_response_header_timeout_ms;
-  worker.stream_idle_timeout_ms = FLAGS_stream_idle_timeout_ms;
-  worker.half_close_timeout_ms = FLAGS_half_close_timeout_ms;
-  worker.expect_timeout_ms = FLAGS_expect_timeout_ms;
-  worker.linger_timeout_ms = FLAGS_linger_timeout_ms;
-  worker.upstream_idle_timeout_ms = FLAGS_upstream_idle_timeout_ms;
-  worker.drain_timeout_ms = FLAGS_drain_timeout_ms;
+  const struct {
+    const char* name;
+    int32_t flag;
+    int64_t* option;
+  } timeouts[] = {
+      {"header_timeout_ms", FLAGS_header_timeout_ms, &worker.header_timeout_ms},
+      {"idle_timeout_ms", FLAGS_idle_timeout_ms, &worker.idle_timeout_ms},
+      {"body_idle_timeout_ms", FLAGS_body_idle_timeout_ms,
+       &worker.body_idle_timeout_ms},
+      {"connect_timeout_ms", FLAGS_connect_timeout_ms,
+       &worker.connect_timeout_ms},
+      {"response_header_timeout_ms", FLAGS_response_header_timeout_ms,
+       &worker.response_header_timeout_ms},
+      {"stream_idle_timeout_ms", FLAGS_stream_idle_timeout_ms,
+       &worker.stream_idle_timeout_ms},
+      {"half_close_timeout_ms", FLAGS_half_close_timeout_ms,
+       &worker.half_close_timeout_ms},
+      {"expect_timeout_ms", FLAGS_expect_timeout_ms, &worker.expect_timeout_ms},
+      {"linger_timeout_ms", FLAGS_linger_timeout_ms, &worker.linger_timeout_ms},
+      {"upstream_idle_timeout_ms", FLAGS_upstream_idle_timeout_ms,
+       &worker.upstream_idle_timeout_ms},
+      {"drain_timeout_ms", FLAGS_drain_timeout_ms, &worker.drain_timeout_ms},
+      {"eject_ms", FLAGS_eject_ms, &worker.balancer.ejection_ms},
+  };
+  for (const auto& timeout : timeouts) {
+    if (timeout.flag < 1) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--", timeout.name, " is ", timeout.flag, "; want at least 1"));
+    }
+    *timeout.option = timeout.flag;
+  }
+  const struct {
+    const char* name;
+    int32_t flag;
+    int32_t least;
+    int32_t* option;
+  } counts[] = {
+      {"max_idle_per_endpoint", FLAGS_max_idle_per_endpoint, 0,
+       &worker.max_idle_per_endpoint},
+      {"max_retries", FLAGS_max_retries, 0, &worker.max_retries},
+      {"retry_budget_percent", FLAGS_retry_budget_percent, 0,
+       &worker.retry_budget_percent},
+      {"eject_after_failures", FLAGS_eject_after_failures, 1,
+       &worker.balancer.failures_to_eject},
+  };
+  for (const auto& count : counts) {
+    if (count.flag < count.least) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--", count.name, " is ", count.flag, "; want at least ",
+                       count.least));
+    }
+    *count.option = count.flag;
+  }
   if (FLAGS_max_head_bytes < 1024 || FLAGS_max_head_bytes > 65535) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--max_head_bytes is ", FLAGS_max_head_bytes, "; want 1024 to 65535"));
   }
   worker.max_head_bytes = static_cast<uint32_t>(FLAGS_max_head_bytes);
+  if (FLAGS_max_body_bytes < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--max_body_bytes is ", FLAGS_max_body_bytes, "; want at least 0"));
+  }
   worker.max_body_bytes = FLAGS_max_body_bytes;
+  // A request needs a descriptor on each side.
   const int64_t descriptors = RaiseDescriptorLimit();
-  // A request needs one on each side.
   const int64_t clients = FLAGS_max_connections > 0
                               ? FLAGS_max_connections
                               : std::max<int64_t>(16, descriptors / 2 - 64);
-  worker.max_connections =
-      static_cast<int>(std::max<int64_t>(1, clients / options.workers));
-  worker.max_idle_per_endpoint = FLAGS_max_idle_per_endpoint;
-  worker.max_retries = FLAGS_max_retries;
-  worker.retry_budget_percent = FLAGS_retry_budget_percent;
-  worker.balancer.failures_to_eject = FLAGS_eject_after_failures;
-  worker.balancer.ejection_ms = FLAGS_eject_ms;
-  worker.via =
-      FLAGS_via.empty() ? absl::StrCat("mycelium-", RandomHex(4)) : FLAGS_via;
+  worker.max_connections = static_cast<int>(
+      std::clamp<int64_t>(clients / options.workers, 1, 1'000'000));
+  worker.via = FLAGS_via.empty() ? edge_id : FLAGS_via;
   if (!IsId(worker.via)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--via ", Quoted(worker.via), " ", kIdRule));
@@ -146,38 +215,67 @@ absl::StatusOr<Edge::Options> OptionsFromFlags() {
   return options;
 }
 
-absl::Status Serve() {
-  // Before any thread, so that only sigwait gets them.
-  sigset_t stop;
-  sigemptyset(&stop);
-  sigaddset(&stop, SIGTERM);
-  sigaddset(&stop, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-  signal(SIGPIPE, SIG_IGN);
+absl::Status Run() {
+  const std::string edge_id = FLAGS_edge_id.empty()
+                                  ? absl::StrCat("edge-", RandomHex(4))
+                                  : FLAGS_edge_id;
+  if (!IsId(edge_id)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--edge_id ", Quoted(edge_id), " ", kIdRule));
+  }
+  if (!FLAGS_fabric.empty() && !FLAGS_static_endpoints.empty()) {
+    return absl::InvalidArgumentError(
+        "--fabric and --static_endpoints exclude each other");
+  }
+  MYC_ASSIGN_OR_RETURN(Edge::Options options, OptionsFromFlags(edge_id));
+  MYC_ASSIGN_OR_RETURN(const BalancePolicy policy, PolicyFromFlags());
+  const int workers = options.workers;
 
-  MYC_ASSIGN_OR_RETURN(Edge::Options options, OptionsFromFlags());
-  MYC_ASSIGN_OR_RETURN(const BalancePolicy policy, ParsePolicy(FLAGS_balance));
   RouteTable routes;
-  MYC_ASSIGN_OR_RETURN(
-      RouteSnapshot snapshot,
-      ParseStaticEndpoints(FLAGS_static_endpoints, options.workers, policy));
-  routes.Publish(std::move(snapshot));
-
+  std::unique_ptr<FabricLink> link;
+  if (FLAGS_fabric.empty()) {
+    MYC_ASSIGN_OR_RETURN(
+        RouteSnapshot snapshot,
+        ParseStaticEndpoints(FLAGS_static_endpoints, workers, policy));
+    routes.Publish(std::move(snapshot));
+  } else {
+    MYC_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
+                         rpc::Connect(FLAGS_fabric, rpc::TlsFilesFromFlags()));
+    link = std::make_unique<FabricLink>(
+        channel, FabricRoutes::Options{.workers = workers, .policy = policy},
+        Clock::Real(), &routes);
+    options.fabric_state = [link = link.get()] { return link->state(); };
+  }
   MYC_ASSIGN_OR_RETURN(const std::unique_ptr<Edge> edge,
                        Edge::Start(std::move(options), &routes));
-  LOG(INFO) << "serving HTTP on " << edge->address() << " with "
-            << edge->workers() << " workers";
-  if (!FLAGS_port_file.empty()) {
-    const std::string& address = edge->address();
-    MYC_RETURN_IF_ERROR(WriteFileAtomically(
-        FLAGS_port_file, address.substr(address.rfind(':') + 1) + "\n"));
+
+  EdgeStatus status(edge_id, edge.get(), &routes, Clock::Real());
+  EdgeService service(&status);
+  std::unique_ptr<rpc::Server> server;
+  if (!FLAGS_grpc_listen.empty() || link != nullptr) {
+    const rpc::ServerOptions server_options = {
+        .listen = FLAGS_grpc_listen.empty() ? "127.0.0.1:0" : FLAGS_grpc_listen,
+        .tls = rpc::TlsFilesFromFlags(),
+        .services = {{&service, v1::Edge::service_full_name()}}};
+    MYC_ASSIGN_OR_RETURN(server, rpc::Server::Start(server_options));
+    MYC_RETURN_IF_ERROR(
+        rpc::WritePortFile(FLAGS_grpc_port_file, server->address()));
+    LOG(INFO) << "serving gRPC on " << server->address();
+  }
+  MYC_RETURN_IF_ERROR(rpc::WritePortFile(FLAGS_port_file, edge->address()));
+  LOG(INFO) << "serving HTTP on " << edge->address() << " with " << workers
+            << " workers";
+  if (link != nullptr) {
+    link->Start(edge_id, server->address(), edge.get());
   }
 
-  int signal_number = 0;
-  sigwait(&stop, &signal_number);
-  LOG(INFO) << "draining on signal " << signal_number;
+  const int signal = WaitForStopSignal();
+  LOG(INFO) << "draining on signal " << signal;
   edge->Drain();
   edge->Join();
+  // Only now: as long as requests were under way, the fabric waited for us.
+  if (link != nullptr) link->Stop();
+  if (server != nullptr) server->Shutdown(kGrace);
   LOG(INFO) << "stopped";
   return absl::OkStatus();
 }
@@ -186,16 +284,16 @@ absl::Status Serve() {
 }  // namespace mycelium::edge
 
 int main(int argc, char** argv) {
-  FLAGS_logtostderr = true;
-  google::InitGoogleLogging(argv[0]);
-  gflags::SetUsageMessage(
-      "The edge of a mesh: serves HTTP/1.1 and passes /APP/REST on to an "
-      "endpoint of APP as "
-      "/REST.\n\n  edge --listen=0.0.0.0:8080 "
-      "--static_endpoints=billing=http://127.0.0.1:9001");
-  gflags::ParseCommandLineFlags(&argc, &argv, true);
-  const absl::Status status = mycelium::edge::Serve();
-  if (!status.ok()) {
+  mycelium::BlockStopSignals();
+  mycelium::flags::ParseCommandLine(
+      "edge serves HTTP/1.1 and passes /APP/REST on to an endpoint of APP as "
+      "/REST.\n\n"
+      "  edge --listen=HOST:PORT --fabric=HOST:PORT\n"
+      "  edge --listen=HOST:PORT --static_endpoints=APP=URL[,APP=URL...]",
+      argc, argv);
+  mycelium::telemetry::InitLogging(argv[0]);
+
+  if (const absl::Status status = mycelium::edge::Run(); !status.ok()) {
     LOG(ERROR) << status.message();
     return 1;
   }

@@ -1,6 +1,7 @@
 #include "services/edge/metrics.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -9,188 +10,198 @@
 namespace mycelium::edge {
 namespace {
 
-void Family(absl::string_view name, absl::string_view type,
-            absl::string_view help, std::string* out) {
-  absl::StrAppend(out, "# HELP ", name, " ", help, "\n# TYPE ", name, " ", type,
-                  "\n");
-}
+using W = WorkerCounters;
+using A = AppCounters;
+using E = EndpointCounters;
 
-void Sample(absl::string_view name, absl::string_view labels, int64_t value,
-            std::string* out) {
-  absl::StrAppend(out, name, labels, " ", value, "\n");
-}
+constexpr std::array<absl::string_view, 6> kClasses = {"none", "1xx", "2xx",
+                                                       "3xx",  "4xx", "5xx"};
 
-template <typename Select>
-void WorkerFamily(absl::string_view name, absl::string_view type,
-                  absl::string_view help,
-                  const PerWorker<WorkerCounters>& workers, Select select,
-                  std::string* out) {
-  Family(name, type, help, out);
-  Sample(name, "", workers.Sum(select), out);
-}
+// Writes families one after the other.
+class Exposition {
+ public:
+  explicit Exposition(std::vector<const AppRoute*> apps)
+      : apps_(std::move(apps)) {}
 
-std::vector<const AppRoute*> SortedApps(const RouteSnapshot& routes) {
+  void Family(absl::string_view name, absl::string_view type,
+              absl::string_view help) {
+    absl::StrAppend(&text_, "# HELP ", name, " ", help, "\n# TYPE ", name, " ",
+                    type, "\n");
+  }
+
+  template <typename Value>
+  void Sample(absl::string_view name, absl::string_view labels, Value value) {
+    absl::StrAppend(&text_, name, labels, " ", value, "\n");
+  }
+
+  template <typename Select>
+  void PerApp(absl::string_view name, absl::string_view type,
+              absl::string_view help, Select select) {
+    Family(name, type, help);
+    for (const AppRoute* const app : apps_) {
+      Sample(name, absl::StrCat("{mycelium_app=\"", app->name, "\"}"),
+             app->stats->Sum(select));
+    }
+  }
+
+  template <typename Select>
+  void PerEndpoint(absl::string_view name, absl::string_view type,
+                   absl::string_view help, Select select) {
+    Family(name, type, help);
+    for (const AppRoute* const app : apps_) {
+      for (const auto* const list : {&app->ready, &app->draining}) {
+        for (const auto& endpoint : *list) {
+          Sample(name,
+                 absl::StrCat("{mycelium_app=\"", app->name, "\",instance=\"",
+                              endpoint->instance_id, "\"}"),
+                 endpoint->stats->Sum(select));
+        }
+      }
+    }
+  }
+
+  void PerClass(absl::string_view name, absl::string_view help) {
+    Family(name, "counter", help);
+    for (const AppRoute* const app : apps_) {
+      for (size_t i = 0; i < kClasses.size(); ++i) {
+        Sample(name,
+               absl::StrCat("{mycelium_app=\"", app->name, "\",class=\"",
+                            kClasses[i], "\"}"),
+               app->stats->Sum([i](const A& row) -> const Counter& {
+                 return row.requests.by_class[i];
+               }));
+      }
+    }
+  }
+
+  void Durations(absl::string_view name, absl::string_view help) {
+    Family(name, "histogram", help);
+    for (const AppRoute* const app : apps_) {
+      const std::string label =
+          absl::StrCat("mycelium_app=\"", app->name, "\"");
+      int64_t below = 0;
+      for (size_t i = 0; i <= kExportedBoundsMicros.size(); ++i) {
+        below += app->stats->Sum(
+            [i](const A& row) -> const Counter& { return row.exported[i]; });
+        const std::string bound =
+            i == kExportedBoundsMicros.size()
+                ? "+Inf"
+                : absl::StrCat(static_cast<double>(kExportedBoundsMicros[i]) /
+                               1e6);
+        Sample(absl::StrCat(name, "_bucket"),
+               absl::StrCat("{", label, ",le=\"", bound, "\"}"), below);
+      }
+      const int64_t micros = app->stats->Sum(
+          [](const A& row) -> const Counter& { return row.micros; });
+      Sample(absl::StrCat(name, "_sum"), absl::StrCat("{", label, "}"),
+             static_cast<double>(micros) / 1e6);
+      Sample(absl::StrCat(name, "_count"), absl::StrCat("{", label, "}"),
+             below);
+    }
+  }
+
+  std::string Take() { return std::move(text_); }
+
+ private:
+  const std::vector<const AppRoute*> apps_;
+  std::string text_;
+};
+
+std::vector<const AppRoute*> SortedApps(const RouteSnapshot* routes) {
   std::vector<const AppRoute*> apps;
-  for (const auto& [name, app] : routes.apps) apps.push_back(app.get());
+  if (routes == nullptr) return apps;
+  for (const auto& [name, app] : routes->apps) apps.push_back(app.get());
   std::sort(apps.begin(), apps.end(), [](const AppRoute* a, const AppRoute* b) {
     return a->name < b->name;
   });
   return apps;
 }
 
-template <typename Select>
-void AppFamily(absl::string_view name, absl::string_view type,
-               absl::string_view help, const std::vector<const AppRoute*>& apps,
-               Select select, std::string* out) {
-  Family(name, type, help, out);
-  for (const AppRoute* const app : apps) {
-    Sample(name, absl::StrCat("{mycelium_app=\"", app->name, "\"}"),
-           app->stats->Sum(select), out);
-  }
-}
-
-void DurationFamily(const std::vector<const AppRoute*>& apps,
-                    std::string* out) {
-  constexpr absl::string_view kName = "http_server_request_duration_seconds";
-  Family(kName, "histogram",
-         "Time from the first byte of a request to the end of its response.",
-         out);
-  for (const AppRoute* const app : apps) {
-    const std::string label = absl::StrCat("mycelium_app=\"", app->name, "\"");
-    int64_t below = 0;
-    for (size_t i = 0; i <= kExportedBoundsMicros.size(); ++i) {
-      below += app->stats->Sum([i](const AppCounters& row) -> const Counter& {
-        return row.exported[i];
-      });
-      const std::string bound =
-          i == kExportedBoundsMicros.size()
-              ? "+Inf"
-              : absl::StrCat(static_cast<double>(kExportedBoundsMicros[i]) /
-                             1e6);
-      Sample(absl::StrCat(kName, "_bucket"),
-             absl::StrCat("{", label, ",le=\"", bound, "\"}"), below, out);
-    }
-    const int64_t micros = app->stats->Sum(
-        [](const AppCounters& row) -> const Counter& { return row.micros; });
-    absl::StrAppend(out, kName, "_sum{", label, "} ",
-                    static_cast<double>(micros) / 1e6, "\n", kName, "_count{",
-                    label, "} ", below, "\n");
-  }
-}
-
-template <typename Select>
-void EndpointFamily(absl::string_view name, absl::string_view type,
-                    absl::string_view help,
-                    const std::vector<const AppRoute*>& apps, Select select,
-                    std::string* out) {
-  Family(name, type, help, out);
-  for (const AppRoute* const app : apps) {
-    for (const auto* const list : {&app->ready, &app->draining}) {
-      for (const auto& endpoint : *list) {
-        Sample(name,
-               absl::StrCat("{mycelium_app=\"", app->name, "\",instance=\"",
-                            endpoint->instance_id, "\"}"),
-               endpoint->stats->Sum(select), out);
-      }
-    }
-  }
-}
-
 }  // namespace
 
 std::string FormatMetrics(const PerWorker<WorkerCounters>& workers,
-                          const RouteSnapshot* routes) {
-  std::string out;
-  using W = WorkerCounters;
-  using A = AppCounters;
-  using E = EndpointCounters;
-  WorkerFamily(
-      "mycelium_edge_accepted_connections_total", "counter",
-      "Client connections accepted.", workers,
-      [](const W& row) -> const Counter& { return row.accepted; }, &out);
-  WorkerFamily(
+                          const RouteSnapshot* routes,
+                          const FabricState& fabric) {
+  Exposition out(SortedApps(routes));
+  const auto per_edge = [&](absl::string_view name, absl::string_view type,
+                            absl::string_view help, auto select) {
+    out.Family(name, type, help);
+    out.Sample(name, "", workers.Sum(select));
+  };
+  per_edge("mycelium_edge_accepted_connections_total", "counter",
+           "Client connections accepted.",
+           [](const W& row) -> const Counter& { return row.accepted; });
+  per_edge(
       "mycelium_edge_client_connections", "gauge", "Client connections open.",
-      workers,
-      [](const W& row) -> const Counter& { return row.client_connections; },
-      &out);
-  WorkerFamily(
+      [](const W& row) -> const Counter& { return row.client_connections; });
+  per_edge(
       "mycelium_edge_upstream_connections", "gauge",
-      "Connections to endpoints open.", workers,
-      [](const W& row) -> const Counter& { return row.upstream_connections; },
-      &out);
-  WorkerFamily(
-      "mycelium_edge_requests_total", "counter",
-      "Requests that ended, however.", workers,
-      [](const W& row) -> const Counter& { return row.requests; }, &out);
-  WorkerFamily(
-      "mycelium_edge_refused_requests_total", "counter",
-      "Messages from clients that are not valid HTTP.", workers,
-      [](const W& row) -> const Counter& { return row.refused_requests; },
-      &out);
-  WorkerFamily(
-      "mycelium_edge_unknown_app_total", "counter",
-      "Requests for an app that is unknown.", workers,
-      [](const W& row) -> const Counter& { return row.unknown_app; }, &out);
-  WorkerFamily(
-      "mycelium_edge_accept_pauses_total", "counter",
-      "Times that accepting paused for want of descriptors.", workers,
-      [](const W& row) -> const Counter& { return row.accept_pauses; }, &out);
-  WorkerFamily(
-      "mycelium_edge_log_drops_total", "counter",
-      "Access log lines dropped because the log was too slow.", workers,
-      [](const W& row) -> const Counter& { return row.log_drops; }, &out);
-  if (routes == nullptr) return out;
-
-  const std::vector<const AppRoute*> apps = SortedApps(*routes);
-  Family("mycelium_edge_responses_total", "counter",
-         "Requests by app and class of status; none: ended without one.", &out);
-  constexpr absl::string_view kClasses[] = {"none", "1xx", "2xx",
-                                            "3xx",  "4xx", "5xx"};
-  for (const AppRoute* const app : apps) {
-    for (size_t i = 0; i < 6; ++i) {
-      Sample("mycelium_edge_responses_total",
-             absl::StrCat("{mycelium_app=\"", app->name, "\",class=\"",
-                          kClasses[i], "\"}"),
-             app->stats->Sum([i](const A& row) -> const Counter& {
-               return row.by_class[i];
-             }),
-             &out);
-    }
+      "Connections to endpoints open.",
+      [](const W& row) -> const Counter& { return row.upstream_connections; });
+  per_edge("mycelium_edge_accept_pauses_total", "counter",
+           "Times that accepting paused for want of descriptors.",
+           [](const W& row) -> const Counter& { return row.accept_pauses; });
+  per_edge("mycelium_edge_log_drops_total", "counter",
+           "Access log lines dropped because the log was too slow.",
+           [](const W& row) -> const Counter& { return row.log_drops; });
+  out.Family("mycelium_edge_requests_total", "counter",
+             "Requests that ended, by class of status; none: without one.");
+  for (size_t i = 0; i < kClasses.size(); ++i) {
+    out.Sample("mycelium_edge_requests_total",
+               absl::StrCat("{class=\"", kClasses[i], "\"}"),
+               workers.Sum([i](const W& row) -> const Counter& {
+                 return row.requests.by_class[i];
+               }));
   }
-  DurationFamily(apps, &out);
-  AppFamily(
-      "http_server_active_requests", "gauge", "Requests under way.", apps,
-      [](const A& row) -> const Counter& { return row.active; }, &out);
-  AppFamily(
-      "mycelium_edge_retries_total", "counter", "Attempts after the first.",
-      apps, [](const A& row) -> const Counter& { return row.retries; }, &out);
-  AppFamily(
-      "mycelium_edge_no_endpoint_total", "counter",
-      "Requests for an app with no endpoint.", apps,
-      [](const A& row) -> const Counter& { return row.no_endpoint; }, &out);
-  AppFamily(
+  out.Family("mycelium_edge_rejected_total", "counter",
+             "Requests that the edge itself answered, by reason.");
+  for (size_t i = 0; i < kReasons.size(); ++i) {
+    out.Sample("mycelium_edge_rejected_total",
+               absl::StrCat("{reason=\"", kReasons[i], "\"}"),
+               workers.Sum([i](const W& row) -> const Counter& {
+                 return row.requests.by_reason[i];
+               }));
+  }
+  if (fabric.used) {
+    out.Family("mycelium_edge_config_revision", "gauge",
+               "Revision of the fabric that is routed by.");
+    out.Sample("mycelium_edge_config_revision", "", fabric.revision);
+    out.Family("mycelium_edge_config_staleness_seconds", "gauge",
+               "Time for which the fabric has not been heard from.");
+    out.Sample("mycelium_edge_config_staleness_seconds", "",
+               absl::ToDoubleSeconds(fabric.staleness));
+  }
+
+  out.PerClass("mycelium_edge_responses_total",
+               "Requests by app and class of status; none: without one.");
+  out.Durations(
+      "http_server_request_duration_seconds",
+      "Time from the first byte of a request to the end of its response.");
+  out.PerApp("http_server_active_requests", "gauge", "Requests under way.",
+             [](const A& row) -> const Counter& { return row.active; });
+  out.PerApp("mycelium_edge_retries_total", "counter",
+             "Attempts after the first.",
+             [](const A& row) -> const Counter& { return row.retries; });
+  out.PerApp(
       "mycelium_edge_received_bytes_total", "counter", "Bytes of requests.",
-      apps, [](const A& row) -> const Counter& { return row.bytes_in; }, &out);
-  AppFamily(
-      "mycelium_edge_sent_bytes_total", "counter", "Bytes of responses.", apps,
-      [](const A& row) -> const Counter& { return row.bytes_out; }, &out);
-  EndpointFamily(
-      "mycelium_edge_endpoint_requests_total", "counter",
-      "Attempts at an instance.", apps,
-      [](const E& row) -> const Counter& { return row.requests; }, &out);
-  EndpointFamily(
-      "mycelium_edge_endpoint_failures_total", "counter",
-      "Attempts that brought no response, or a 5xx.", apps,
-      [](const E& row) -> const Counter& { return row.failures; }, &out);
-  EndpointFamily(
-      "mycelium_edge_endpoint_in_flight", "gauge",
-      "Requests under way at an instance.", apps,
-      [](const E& row) -> const Counter& { return row.in_flight; }, &out);
-  EndpointFamily(
+      [](const A& row) -> const Counter& { return row.requests.bytes_in; });
+  out.PerApp(
+      "mycelium_edge_sent_bytes_total", "counter", "Bytes of responses.",
+      [](const A& row) -> const Counter& { return row.requests.bytes_out; });
+  out.PerEndpoint("mycelium_edge_endpoint_requests_total", "counter",
+                  "Attempts at an instance.",
+                  [](const E& row) -> const Counter& { return row.requests; });
+  out.PerEndpoint("mycelium_edge_endpoint_failures_total", "counter",
+                  "Attempts that brought no response, or a 5xx.",
+                  [](const E& row) -> const Counter& { return row.failures; });
+  out.PerEndpoint("mycelium_edge_endpoint_in_flight", "gauge",
+                  "Requests under way at an instance.",
+                  [](const E& row) -> const Counter& { return row.in_flight; });
+  out.PerEndpoint(
       "mycelium_edge_endpoint_ejected", "gauge",
-      "Workers that send no requests to an instance because it fails.", apps,
-      [](const E& row) -> const Counter& { return row.ejected; }, &out);
-  return out;
+      "Workers that send no requests to an instance because it fails.",
+      [](const E& row) -> const Counter& { return row.ejected; });
+  return out.Take();
 }
 
 }  // namespace mycelium::edge

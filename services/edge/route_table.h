@@ -19,10 +19,15 @@
 
 namespace mycelium::edge {
 
+// Why an endpoint gets requests, or none.
+enum class EndpointStatus : uint8_t { kReady, kDraining, kSuspect, kUnready };
+
 // One instance that requests can be sent to. Immutable but for its statistics.
 struct Endpoint {
   std::string instance_id;
   std::string node_id;
+  std::string digest;
+  EndpointStatus status = EndpointStatus::kReady;
   std::string url;
   std::string authority;  // host:port, as it stands in the URL.
   sockaddr_storage address{};
@@ -36,7 +41,7 @@ struct AppRoute {
   BalancePolicy policy = BalancePolicy::kRoundRobin;
   // Those that may get new requests.
   std::vector<std::shared_ptr<const Endpoint>> ready;
-  // Those that only finish what they have.
+  // Those that only finish what they have, whatever the reason.
   std::vector<std::shared_ptr<const Endpoint>> draining;
   std::shared_ptr<AppStats> stats;
 };

@@ -12,6 +12,13 @@ int LatencyBuckets::IndexOf(uint64_t micros) {
   return std::min(index, kCount - 1);
 }
 
+int64_t LatencyBuckets::UpperBoundMicros(int index) {
+  constexpr int64_t kSub = int64_t{1} << kSubBits;
+  if (index < 2 * kSub) return index;
+  const int shift = (index >> kSubBits) - 1;
+  return ((kSub + (index & (kSub - 1)) + 1) << shift) - 1;
+}
+
 double LatencyBuckets::MicrosOf(int index) {
   constexpr int kSub = 1 << kSubBits;
   if (index < 2 * kSub) return index;
@@ -33,13 +40,20 @@ double LatencySummary::QuantileMicros(double quantile) const {
   return LatencyBuckets::MicrosOf(LatencyBuckets::kCount - 1);
 }
 
-void CountRequest(AppCounters* counters, int status, int64_t micros,
-                  int64_t bytes_in, int64_t bytes_out) {
+int ReasonIndex(absl::string_view reason) {
+  const auto* const found = std::find(kReasons.begin(), kReasons.end(), reason);
+  return static_cast<int>(
+      std::min<int64_t>(found - kReasons.begin(), kReasons.size() - 1));
+}
+
+void RequestCounters::Add(int status, int64_t in, int64_t out) {
   const int status_class = status / 100;
-  counters->by_class[status_class >= 1 && status_class <= 5 ? status_class : 0]
-      .Add(1);
-  counters->bytes_in.Add(bytes_in);
-  counters->bytes_out.Add(bytes_out);
+  by_class[status_class >= 1 && status_class <= 5 ? status_class : 0].Add(1);
+  bytes_in.Add(in);
+  bytes_out.Add(out);
+}
+
+void CountDuration(AppCounters* counters, int64_t micros) {
   counters->micros.Add(micros);
   const auto* const bound = std::lower_bound(
       kExportedBoundsMicros.begin(), kExportedBoundsMicros.end(), micros);

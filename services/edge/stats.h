@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/strings/string_view.h"
+
 namespace mycelium::edge {
 
 // A number that one thread writes and any thread reads.
@@ -31,6 +33,7 @@ class LatencyBuckets {
   static constexpr int kCount = (kOctaves + 1) << kSubBits;
 
   static int IndexOf(uint64_t micros);
+  static int64_t UpperBoundMicros(int index);
   // The middle of a bucket.
   static double MicrosOf(int index);
 };
@@ -61,15 +64,46 @@ inline constexpr std::array<int64_t, 19> kExportedBoundsMicros = {
     25000,   50000,   75000,   100000,  250000,  500000, 750000,
     1000000, 2500000, 5000000, 7500000, 10000000};
 
-// What one worker counts of one app.
-struct alignas(64) AppCounters {
-  std::array<Counter, 6>
-      by_class;  // [status / 100]; 0: ended without a status.
-  Counter active;
-  Counter retries;
-  Counter no_endpoint;
+// Reasons for which the edge itself answers a request; the last one stands for
+// all that are not listed.
+inline constexpr std::array<absl::string_view, 18> kReasons = {
+    "no_endpoint",
+    "unknown_app",
+    "connect_failed",
+    "connect_timeout",
+    "response_timeout",
+    "upstream_closed",
+    "bad_response",
+    "truncated_response",
+    "upstream_stalled",
+    "unexpected_upgrade",
+    "body_too_large",
+    "body_timeout",
+    "header_timeout",
+    "bad_request",
+    "loop",
+    "out_of_descriptors",
+    "refused",
+    "other"};
+
+int ReasonIndex(absl::string_view reason);
+
+// Requests of an app, or of all.
+struct RequestCounters {
+  // [status / 100]; 0: ended without a status.
+  std::array<Counter, 6> by_class;
+  std::array<Counter, kReasons.size()> by_reason;
   Counter bytes_in;
   Counter bytes_out;
+
+  void Add(int status, int64_t in, int64_t out);
+};
+
+// What one worker counts of one app.
+struct alignas(64) AppCounters {
+  RequestCounters requests;
+  Counter active;
+  Counter retries;
   Counter micros;  // Sum of all durations.
   std::array<Counter, kExportedBoundsMicros.size() + 1> exported;
   std::array<Counter, LatencyBuckets::kCount> latency;
@@ -78,7 +112,8 @@ struct alignas(64) AppCounters {
 // What one worker counts of one instance.
 struct alignas(64) EndpointCounters {
   Counter in_flight;
-  Counter requests;
+  Counter requests;  // Attempts.
+  std::array<Counter, 6> by_class;
   Counter failures;  // No response, or 5xx.
   Counter connect_failures;
   Counter ejected;  // 0 or 1.
@@ -89,10 +124,8 @@ struct alignas(64) WorkerCounters {
   Counter accepted;
   Counter client_connections;
   Counter upstream_connections;
-  Counter refused_requests;  // Bad messages.
-  Counter unknown_app;
   Counter accept_pauses;
-  Counter requests;
+  RequestCounters requests;
   Counter log_drops;
 };
 
@@ -120,9 +153,8 @@ class PerWorker {
 using AppStats = PerWorker<AppCounters>;
 using EndpointStats = PerWorker<EndpointCounters>;
 
-// Counts a request that ended.
-void CountRequest(AppCounters* counters, int status, int64_t micros,
-                  int64_t bytes_in, int64_t bytes_out);
+// Counts the duration of a request that ended.
+void CountDuration(AppCounters* counters, int64_t micros);
 
 LatencySummary SummarizeLatency(const AppStats& stats);
 

@@ -305,7 +305,6 @@ void Worker::ReadHead(ClientConnection* client) {
 }
 
 void Worker::RefuseHead(Exchange* x) {
-  counters_.refused_requests.Add(1);
   ClientConnection* const client = x->client;
   client->state = ClientState::kActive;
   x->bytes_in = static_cast<int64_t>(client->in.size());
@@ -381,7 +380,6 @@ void Worker::StartRequest(Exchange* x) {
     case TargetKind::kRefused:
       return Answer(x, 400, "ambiguous_path", "edge.bad_request", true);
     case TargetKind::kUnknown:
-      counters_.unknown_app.Add(1);
       return Answer(x, 404, "unknown_app", "edge.unknown_app", false);
     case TargetKind::kApp:
     case TargetKind::kRedirect:
@@ -389,7 +387,6 @@ void Worker::StartRequest(Exchange* x) {
   }
   const auto found = apps_.find(target.app);
   if (found == apps_.end()) {
-    counters_.unknown_app.Add(1);
     return Answer(x, 404, "unknown_app", "edge.unknown_app", false);
   }
   x->app = found->second.get();
@@ -450,6 +447,10 @@ void Worker::Redirect(Exchange* x, absl::string_view app,
 void Worker::Answer(Exchange* x, int status, absl::string_view reason,
                     absl::string_view end, bool close) {
   x->end = end;
+  const int index =
+      ReasonIndex(end == "edge.bad_request" ? "bad_request" : reason);
+  counters_.requests.by_reason[index].Add(1);
+  if (x->app != nullptr) x->app->counters->requests.by_reason[index].Add(1);
   bool json = false;
   if (x->held > 0) {
     const Field* const accept = Find(x->request.section, FieldId::kAccept);
@@ -561,7 +562,6 @@ void Worker::PumpRequest(Exchange* x) {
       case BodyReader::Step::kPiece:
         continue;
       case BodyReader::Step::kError:
-        counters_.refused_requests.Add(1);
         if (x->response_started) return OnClientGone(x, "edge.bad_request");
         return Answer(x, 400, NameOf(x->request_body.error()),
                       "edge.bad_request", true);
@@ -594,7 +594,7 @@ BodyReader::Step Worker::QueueRequestPiece(Exchange* x) {
   const BodyReader::Result result =
       x->request_body.Read(in.data() + x->held, available);
   x->bytes_in += static_cast<int64_t>(result.consumed);
-  x->body_received += static_cast<int64_t>(result.data_size);
+  x->body_received += static_cast<int64_t>(result.body_size);
   if (result.step == BodyReader::Step::kNeedMore) {
     if (result.consumed > 0) in.Erase(x->held, result.consumed);
     return result.step;
@@ -604,7 +604,7 @@ BodyReader::Step Worker::QueueRequestPiece(Exchange* x) {
       x->body_received > options_.max_body_bytes) {
     return BodyReader::Step::kNeedMore;
   }
-  x->piece_size = result.data_size;
+  x->piece_size = result.out_size;
   x->piece_consumed = result.consumed;
   x->piece_last = result.last;
   x->piece_queued = true;
@@ -685,11 +685,11 @@ void Worker::OnClientGone(Exchange* x, absl::string_view end) {
 }
 
 void Worker::RecordExchange(Exchange* x) {
-  counters_.requests.Add(1);
+  counters_.requests.Add(x->status, x->bytes_in, x->bytes_out);
   const int64_t duration_us = now_us_ - x->start_us;
   if (x->app != nullptr) {
-    CountRequest(x->app->counters, x->status, duration_us, x->bytes_in,
-                 x->bytes_out);
+    x->app->counters->requests.Add(x->status, x->bytes_in, x->bytes_out);
+    CountDuration(x->app->counters, duration_us);
   }
   if (context_.log == nullptr) return;
   record_.start_us = x->start_us + wall_offset_us_;

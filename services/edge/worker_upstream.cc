@@ -25,10 +25,8 @@ void Worker::Dispatch(Exchange* x) {
   Balanced* const choice = app->balancer.Pick(
       app->route->policy,
       {x->tried.data(), static_cast<size_t>(x->tried_count)}, now_us_);
-  if (choice == nullptr) {
-    app->counters->no_endpoint.Add(1);
+  if (choice == nullptr)
     return Answer(x, 503, "no_endpoint", "edge.no_endpoint", false);
-  }
   Attempt(x, static_cast<EndpointState*>(choice), false);
 }
 
@@ -97,7 +95,7 @@ UpstreamConnection* Worker::Connect(AppState* app, EndpointState* endpoint,
   if (result != 0 && errno != EINPROGRESS) {
     close(fd);
     endpoint->counters->connect_failures.Add(1);
-    *failure = {502, "connect_refused", "origin.connect_refused", true, false};
+    *failure = {502, "connect_failed", "origin.connect_failed", true, false};
     return nullptr;
   }
   UpstreamConnection* const upstream = upstream_slab_.Take();
@@ -139,7 +137,6 @@ void Worker::SendRequest(Exchange* x) {
     QueueRequestBody(x);
   } else if (!x->request_body.done() &&
              QueueRequestPiece(x) == BodyReader::Step::kError) {
-    counters_.refused_requests.Add(1);
     return Answer(x, 400, NameOf(x->request_body.error()), "edge.bad_request",
                   true);
   }
@@ -206,8 +203,8 @@ void Worker::OnConnected(UpstreamConnection* upstream) {
     const bool timed_out = error == ETIMEDOUT;
     return FailAttempt(
         x, {timed_out ? 504 : 502,
-            timed_out ? "connect_timeout" : "connect_refused",
-            timed_out ? "origin.connect_timeout" : "origin.connect_refused",
+            timed_out ? "connect_timeout" : "connect_failed",
+            timed_out ? "origin.connect_timeout" : "origin.connect_failed",
             true, false});
   }
   upstream->connecting = false;
@@ -338,7 +335,7 @@ bool Worker::TakeResponseHead(Exchange* x) {
   // The final one.
   TimerWheel::Disarm(&upstream->timer);
   const bool old_client = x->request.minor_version == 0;
-  x->response_body.Reset(head.body, head.content_length);
+  x->response_body.Reset(head.body, head.content_length, !old_client);
   x->out_body = head.body;
   if (head.body == BodyKind::kChunked && old_client)
     x->out_body = BodyKind::kUntilClose;
@@ -356,6 +353,7 @@ bool Worker::TakeResponseHead(Exchange* x) {
   x->response_consume = head.size;
 
   EndpointState* const endpoint = upstream->endpoint;
+  endpoint->counters->by_class[head.status / 100].Add(1);
   if (head.status >= 500) endpoint->counters->failures.Add(1);
   if (endpoint->accepts) {
     if (head.status >= 500) {
@@ -391,7 +389,7 @@ BodyReader::Step Worker::QueueResponsePiece(Exchange* x, size_t offset) {
     if (result.consumed > 0) in.Erase(offset, result.consumed);
     return result.step;
   }
-  QueuePiece(x->out_body, in.data() + offset, result.data_size, result.last,
+  QueuePiece(x->out_body, in.data() + offset, result.out_size, result.last,
              x->response_body, &x->response_chunk_line, &x->to_client);
   x->response_consume = offset + result.consumed;
   if (result.last) x->response_done = true;
