@@ -89,7 +89,6 @@ def fabric_cases():
         yield Case("PutPlan", plan(digest=digest), ["plan.digest"], invalid)
     for change, field in [
         (dict(min=-1), "plan.min"),
-        (dict(min=1001), "plan.min"),
         (dict(max=0, min=0), "plan.max"),
         (dict(min=3), "plan.max"),
         (dict(max=1001), "plan.max"),
@@ -112,11 +111,12 @@ def fabric_cases():
         ),
         (
             dict(placement=dict(required_labels={"a b": "v"})),
-            'plan.placement.requiredLabels["a b"]',
+            "plan.placement.requiredLabels['a b']",
         ),
         (dict(placement=dict(spread_label="a b")), "plan.placement.spreadLabel"),
     ]:
         yield Case("PutPlan", plan(**change), [field], invalid)
+    yield Case("PutPlan", plan(min=1001), ["plan.min", "plan.max"], invalid)
     yield Case(
         "PutPlan",
         plan(app_name="", digest="", max=0, min=-1, port=-1),
@@ -202,7 +202,7 @@ def fabric_cases():
     ):
         yield Case(method, dict(page_size=-1), ["pageSize"])
         for token in ("garbage", "AAAA", "x" * 5000):
-            yield Case(method, dict(page_token=token), [], "PAGE_TOKEN_INVALID")
+            yield Case(method, dict(page_token=token), ["pageToken"], "PAGE_TOKEN_INVALID")
     for method in ("WatchPlans", "WatchNodes", "WatchSlots", "WatchEndpoints", "WatchEvents"):
         yield Case(method, dict(after_revision=-1), ["afterRevision"])
     yield Case("ClaimSlot", dict(), ["appName", "generation", "nodeID", "leaseId", "instanceId"])
@@ -274,7 +274,7 @@ def repo_cases():
         code="RESOURCE_EXHAUSTED",
     )
     yield Case("List", dict(page_size=-1), ["pageSize"])
-    yield Case("List", dict(page_token="garbage"), [], "PAGE_TOKEN_INVALID")
+    yield Case("List", dict(page_token="garbage"), ["pageToken"], "PAGE_TOKEN_INVALID")
     yield Case("Gc", dict(min_age=_seconds(-1), keep_digests=[_DIGEST]), ["minAge"])
     for method in ("Stat", "Get", "Delete"):
         yield Case(method, dict(digest=_DIGEST), [], "SPORE_NOT_FOUND", "NOT_FOUND")
@@ -286,7 +286,7 @@ def put(messages, reason, fields=(), code="INVALID_ARGUMENT"):
 
 def agent_cases():
     yield Case("ListInstances", dict(page_size=-1), ["pageSize"])
-    yield Case("ListInstances", dict(page_token="garbage"), [], "PAGE_TOKEN_INVALID")
+    yield Case("ListInstances", dict(page_token="garbage"), ["pageToken"], "PAGE_TOKEN_INVALID")
     yield Case("ListInstances", dict(app_name="A"), ["appName"])
     yield Case("GetLogs", dict(), ["instanceId"])
     yield Case("GetLogs", dict(instance_id="a", app_name="b"), ["instanceId"])
@@ -307,7 +307,7 @@ def agent_cases():
 
 def edge_cases():
     yield Case("ListRoutes", dict(page_size=-1), ["pageSize"])
-    yield Case("ListRoutes", dict(page_token="garbage"), [], "PAGE_TOKEN_INVALID")
+    yield Case("ListRoutes", dict(page_token="garbage"), ["pageToken"], "PAGE_TOKEN_INVALID")
     yield Case("ListRoutes", dict(app_name="A"), ["appName"])
     yield Case("GetStats", dict(app_name="A"), ["appName"])
     yield Case("GetStats", dict(app_name="nobody"), [], "APP_NOT_FOUND", "NOT_FOUND")

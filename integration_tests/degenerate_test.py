@@ -43,16 +43,16 @@ class DiskTest(mesh.MeshTestCase):
         digest = "a" * 64
         the_mesh.put_plan("first", digest, min=0, max=1)
         filler = disk / "filler"
-        with open(filler, "wb") as file:
+        with open(filler, "wb", buffering=0) as file:
             try:
                 while True:
                     file.write(bytes(4096))
-                    file.flush()
             except OSError:
                 pass
 
         failure, acknowledged = None, []
-        for number in range(2000):
+        ballast = [dict(type="TEST", message="x" * 4000)] * 50
+        for number in range(500):
             name = f"app-{number}"
             failure = contracts.failure_of(
                 the_mesh.put_plan, name, digest, min=0, max=1
@@ -60,6 +60,11 @@ class DiskTest(mesh.MeshTestCase):
             if failure:
                 break
             acknowledged.append(name)
+            failure = contracts.failure_of(
+                the_mesh.fabric.RecordEvents, events=ballast
+            )
+            if failure:
+                break
 
         self.assertIsNotNone(failure, "the disk never got full")
         self.assertEqual((failure.code, failure.reason), ("UNAVAILABLE", "STORE_UNAVAILABLE"))

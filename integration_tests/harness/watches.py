@@ -37,6 +37,7 @@ class Watch:
         self._stream = None
         self.epoch = request.pop("epoch", "")
         self.revision = request.pop("after_revision", 0)
+        self._heard = None  # The epoch of what was received, not of the request.
         self.state = {}
         self.kinds = []  # Of every message, bookmarks included.
         self.history = []  # (revision, key, object or None), snapshots left out.
@@ -131,14 +132,13 @@ class Watch:
             self._observer(self.revision, dict(self.state))
 
     def _advance(self, response):
-        if self.epoch and self.epoch == response.epoch:
-            if response.revision < self.revision:
-                self.violations.append(
-                    f"revision went back from {self.revision} to {response.revision}"
-                )
-        if response.revision == 0:
-            self.violations.append("a change or marker without a revision")
-        self.epoch = response.epoch
+        if self._heard == response.epoch and response.revision < self.revision:
+            self.violations.append(
+                f"revision went back from {self.revision} to {response.revision}"
+            )
+        if response.revision == 0 and response.changes:
+            self.violations.append("changes without a revision")
+        self.epoch = self._heard = response.epoch
         self.revision = response.revision
 
     def wait_for(self, condition, timeout_s=30, what="the watch shows it"):

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "grpc/health/v1/health.pb.h"
@@ -35,8 +36,15 @@ absl::StatusOr<HostAndPort> Split(const std::string& listen) {
         ": write HOST:PORT, for example 127.0.0.1:7700; port 0 takes a free "
         "one"));
   }
+  // getaddrinfo would take the low 16 bits of a larger one.
+  int port = 0;
+  if (!absl::SimpleAtoi(listen.substr(colon + 1), &port) || port < 0 ||
+      port > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "cannot listen on ", Quoted(listen), ": the port must be 0 to 65535"));
+  }
   return HostAndPort{.host = listen.substr(0, colon),
-                     .port = listen.substr(colon + 1)};
+                     .port = absl::StrCat(port)};
 }
 
 // gRPC does not say why it can't bind, so the question is asked beforehand. The

@@ -79,7 +79,8 @@ TEST(ServerTest, RefusesOutsideAddressesWithoutTls) {
 }
 
 TEST(ServerTest, RefusesMalformedAddresses) {
-  for (const char* bad : {"", "127.0.0.1", ":1", "127.0.0.1:", "127.0.0.1:x"}) {
+  for (const char* bad : {"", "127.0.0.1", ":1", "127.0.0.1:", "127.0.0.1:x",
+                          "127.0.0.1:65536", "127.0.0.1:-1"}) {
     EXPECT_EQ(Server::Start({.listen = bad}).status().code(),
               absl::StatusCode::kInvalidArgument)
         << bad;
