@@ -1,10 +1,17 @@
 #include "lib/spore/extract.h"
 
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
+#include <cerrno>
 #include <csignal>
 #include <string>
 #include <vector>
@@ -213,6 +220,39 @@ TEST_F(ExtractTest, NamesAParentThatIsMissing) {
               JoinPath(directory_.path(), "absent/app"), Limits());
 
   EXPECT_TRUE(absl::IsNotFound(result.status())) << result.status();
+}
+
+// Makes openat2 answer ENOSYS in this process, as kernels before 5.6 do.
+bool ForbidOpenat2() {
+  std::array<sock_filter, 4> instructions = {{
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),  // The number of the call.
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat2, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  }};
+  const sock_fprog program = {.len = instructions.size(),
+                              .filter = instructions.data()};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+TEST_F(ExtractTest, UnpacksTheSameWithoutOpenat2) {
+  const UniqueFd fd = MemoryFile(WriteZip(Spore()));
+  const Verdict verdict = VerifyFd(fd.get());
+
+  const pid_t child = fork();
+  if (child == 0) {
+    const bool good =
+        ForbidOpenat2() && Extract(fd.get(), verdict, Target(), Limits()).ok();
+    _exit(good ? 0 : 1);
+  }
+
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_THAT(Leftovers(), ElementsAre("app"));
+  EXPECT_EQ(*ReadFile(JoinPath(Target(), "assets/deep/a.txt")), "asset");
+  EXPECT_EQ(ModeOf(JoinPath(Target(), "assets")), mode_t{S_IFDIR | 0755});
 }
 
 TEST_F(ExtractTest, LeavesNothingWhenWritingFails) {
