@@ -10,23 +10,17 @@
 // which leaves out the disk.
 
 #include <fcntl.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <random>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -47,6 +41,7 @@
 #include "lib/rpc/status.h"
 #include "lib/spore/pack.h"
 #include "mycelium/repo/v1/repo.grpc.pb.h"
+#include "services/repo/repo_process.h"
 
 DEFINE_string(repo, "", "the repo's binary; found beside this one if unset");
 DEFINE_string(dir, "/tmp", "directory on the disk to measure");
@@ -58,8 +53,6 @@ DEFINE_string(only, "",
               "or get; all if unset");
 DEFINE_int32(chunk_kb, 1024, "bytes of a Put message in KiB, 1 to 1024");
 
-extern char** environ;
-
 namespace mycelium::repo {
 namespace {
 
@@ -67,6 +60,8 @@ namespace {
 struct Series {
   std::string name;
   std::vector<double> rates;
+  // Processor time of the repo for all of them; unset where it takes no part.
+  absl::Duration repo_time;
 
   double Median() const {
     std::vector<double> sorted = rates;
@@ -78,61 +73,6 @@ struct Series {
 double SecondsSince(absl::Duration start) {
   return absl::ToDoubleSeconds(Clock::Real()->Monotonic() - start);
 }
-
-// A process that is killed with its owner.
-class RepoProcess {
- public:
-  static absl::StatusOr<std::unique_ptr<RepoProcess>> Start(
-      const std::string& binary, const std::string& directory) {
-    MYC_RETURN_IF_ERROR(MakeDirectories(directory));
-    auto process = std::unique_ptr<RepoProcess>(new RepoProcess());
-    const std::string port_file = JoinPath(directory, "port");
-    std::vector<std::string> arguments = {
-        binary, "--listen=127.0.0.1:0", absl::StrCat("--port_file=", port_file),
-        absl::StrCat("--data_dir=", JoinPath(directory, "repo"))};
-    std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    if (const int error = posix_spawn(&process->pid_, binary.c_str(), nullptr,
-                                      nullptr, argv.data(), environ);
-        error != 0) {
-      return ErrnoStatus(error, absl::StrCat("cannot start ", binary));
-    }
-    for (int i = 0; i < 500; ++i) {
-      if (absl::StatusOr<std::string> text = ReadFile(port_file); text.ok()) {
-        process->address_ = std::string(absl::StripSuffix(*text, "\n"));
-        return process;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
-    return absl::DeadlineExceededError("the repo did not start within 5 s");
-  }
-
-  ~RepoProcess() {
-    if (pid_ <= 0) return;
-    kill(pid_, SIGTERM);
-    waitpid(pid_, nullptr, 0);
-  }
-
-  const std::string& address() const { return address_; }
-
-  // Peak of the resident memory, in KiB.
-  int64_t PeakKib() const {
-    std::ifstream status(absl::StrCat("/proc/", pid_, "/status"));
-    std::string line;
-    int64_t kib = 0;
-    while (std::getline(status, line)) {
-      if (std::sscanf(line.c_str(), "VmHWM: %ld", &kib) == 1) return kib;
-    }
-    return 0;
-  }
-
- private:
-  RepoProcess() = default;
-
-  pid_t pid_ = -1;
-  std::string address_;
-};
 
 // A directory below `parent`, removed with its owner.
 absl::StatusOr<TempDirectory> MakeTemp(const std::string& parent) {
@@ -302,13 +242,19 @@ absl::StatusOr<Target> StartTarget(const std::string& binary,
   return target;
 }
 
-absl::Status Append(Series& series, const absl::StatusOr<double>& rate) {
-  MYC_RETURN_IF_ERROR(rate.status());
-  series.rates.push_back(*rate);
+using Transfer = absl::StatusOr<double>(v1::Repo::StubInterface&,
+                                        const Sample&);
+
+absl::Status Measure(Transfer& transfer, const Target& target,
+                     const Sample& sample, Series& series) {
+  const absl::Duration before = target.process->ProcessorTime();
+  MYC_ASSIGN_OR_RETURN(const double rate, transfer(*target.stub, sample));
+  series.rates.push_back(rate);
+  series.repo_time += target.process->ProcessorTime() - before;
   return absl::OkStatus();
 }
 
-void Print(const Series& series, double sha256_rate) {
+void Print(const Series& series, double sha256_rate, int64_t size_bytes) {
   if (series.rates.empty()) return;
   const auto [low, high] =
       std::minmax_element(series.rates.begin(), series.rates.end());
@@ -316,6 +262,12 @@ void Print(const Series& series, double sha256_rate) {
               series.Median() / 1e6, *high / 1e6);
   if (sha256_rate > 0) {
     std::printf(" %7.0f %%", 100 * series.Median() / sha256_rate);
+  }
+  if (series.repo_time > absl::ZeroDuration()) {
+    const double bytes = static_cast<double>(size_bytes) *
+                         static_cast<double>(series.rates.size());
+    std::printf(" %8.2f s",
+                absl::ToDoubleSeconds(series.repo_time) * 1e9 / bytes);
   }
   std::printf("\n");
 }
@@ -343,37 +295,38 @@ absl::Status Run(const std::string& binary) {
   };
   for (int round = 0; round < FLAGS_rounds; ++round) {
     if (measures("sha256")) {
-      MYC_RETURN_IF_ERROR(Append(sha256, Sha256Rate()));
+      MYC_ASSIGN_OR_RETURN(const double rate, Sha256Rate());
+      sha256.rates.push_back(rate);
     }
     if (measures("copy")) {
       MYC_RETURN_IF_ERROR(
           Copy(sample, JoinPath(disk.path(), "copy"), copy, copy_sync));
     }
     if (measures("put")) {
-      MYC_RETURN_IF_ERROR(Append(put, Put(*on_disk.stub, sample)));
+      MYC_RETURN_IF_ERROR(Measure(Put, on_disk, sample, put));
       MYC_RETURN_IF_ERROR(Delete(*on_disk.stub, sample));
     }
     if (measures("put_memory")) {
-      MYC_RETURN_IF_ERROR(Append(put_memory, Put(*in_memory.stub, sample)));
+      MYC_RETURN_IF_ERROR(Measure(Put, in_memory, sample, put_memory));
       MYC_RETURN_IF_ERROR(Delete(*in_memory.stub, sample));
     }
     if (measures("get")) {
       if (round == 0) {
         MYC_RETURN_IF_ERROR(Put(*get_only.stub, sample).status());
       }
-      MYC_RETURN_IF_ERROR(Append(get, Get(*get_only.stub, sample)));
+      MYC_RETURN_IF_ERROR(Measure(Get, get_only, sample, get));
     }
   }
   std::printf("spore of %ld MiB, %d rounds, %ld cores; MB/s\n", FLAGS_size_mb,
               FLAGS_rounds, sysconf(_SC_NPROCESSORS_ONLN));
-  std::printf("%-34s %8s %8s %8s %9s\n", "", "min", "median", "max",
-              "of sha256");
+  std::printf("%-34s %8s %8s %8s %9s %10s\n", "", "min", "median", "max",
+              "of sha256", "repo CPU/GB");
   for (const Series* series :
        {&sha256, &copy, &copy_sync, &put, &put_memory, &get}) {
-    Print(*series, sha256.Median());
+    Print(*series, sha256.Median(), sample.size_bytes);
   }
   std::printf("peak resident memory of the repo: %ld KiB\n",
-              on_disk.process->PeakKib());
+              on_disk.process->PeakResidentKib());
   return absl::OkStatus();
 }
 

@@ -1,5 +1,7 @@
 // The repo: spores by the digest of their content. `repo --help` says more.
 
+#include <malloc.h>
+
 #include <csignal>
 #include <memory>
 #include <string>
@@ -49,6 +51,10 @@ namespace {
 // How long calls may go on after a signal to stop.
 constexpr absl::Duration kGrace = absl::Seconds(5);
 constexpr absl::Duration kFabricTimeout = absl::Seconds(5);
+
+// Keeps what the transport allocates for each piece that it receives, up to
+// this, instead of giving it back to the kernel and faulting it in again.
+constexpr int kKeptHeapBytes = 16 << 20;
 
 absl::Status CheckFlags() {
   if (FLAGS_data_dir.empty()) {
@@ -113,6 +119,8 @@ absl::Status Run() {
 
 int main(int argc, char** argv) {
   mycelium::BlockStopSignals();
+  mallopt(M_TRIM_THRESHOLD, mycelium::repo::kKeptHeapBytes);
+  mallopt(M_MMAP_THRESHOLD, mycelium::repo::kKeptHeapBytes);
   // A file size limit is then an error like a full disk, and not the end.
   std::signal(SIGXFSZ, SIG_IGN);
   mycelium::flags::ParseCommandLine(

@@ -1,55 +1,29 @@
 #include "services/repo/upload.h"
 
 #include <fcntl.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/types/span.h"
 #include "lib/base/clock.h"
 #include "lib/base/error.h"
 #include "lib/base/ids.h"
 #include "lib/base/status_macros.h"
+#include "lib/crypto/sha256.h"
 #include "services/repo/errors.h"
 
 namespace mycelium::repo {
 namespace {
 
-// How much is written before the kernel is told to start bringing it to disk,
-// so that the final fsync finds little left to do.
-constexpr int64_t kFlushBytes = int64_t{8} << 20;
+// Below this, a spore goes through the page cache.
+constexpr int64_t kDirectBytes = int64_t{4} << 20;
 
 // Chunks may be tiny; what one costs beside its bytes.
 constexpr size_t kChunkOverheadBytes = 512;
-
-// IOV_MAX is 1024.
-constexpr size_t kMaxVectors = 256;
-
-absl::Status WriteVectors(int fd, absl::Span<iovec> vectors) {
-  while (!vectors.empty()) {
-    const ssize_t got =
-        writev(fd, vectors.data(), static_cast<int>(vectors.size()));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return StorageError(ErrnoStatus(errno, "cannot write"));
-    size_t written = static_cast<size_t>(got);
-    while (!vectors.empty() && written >= vectors[0].iov_len) {
-      written -= vectors[0].iov_len;
-      vectors.remove_prefix(1);
-    }
-    if (written > 0) {
-      vectors[0].iov_base = static_cast<char*>(vectors[0].iov_base) + written;
-      vectors[0].iov_len -= written;
-    }
-  }
-  return absl::OkStatus();
-}
 
 }  // namespace
 
@@ -84,8 +58,11 @@ absl::Status IncomingFile::MoveTo(const std::string& path) {
 
 Upload::Upload(Options options, IncomingFile file)
     : options_(std::move(options)),
-      verifier_(options_.limits),
-      file_(std::move(file)) {}
+      file_(std::move(file)),
+      writer_(file_.fd(), options_.size_bytes >= kDirectBytes
+                              ? FileWriter::Mode::kDirect
+                              : FileWriter::Mode::kBuffered),
+      verifier_(options_.limits) {}
 
 bool Upload::Append(Chunk chunk) {
   const size_t size = chunk.SizeBytes();
@@ -102,6 +79,7 @@ bool Upload::Append(Chunk chunk) {
     } else {
       queued_bytes_ += item->cost_bytes;
       to_write_.push_back(item);
+      to_follow_.push_back(item);
       to_hash_.push_back(std::move(item));
       room = queued_bytes_ < options_.max_queued_bytes;
       waiting_for_room_ = !room;
@@ -166,59 +144,49 @@ void Upload::Release(const std::shared_ptr<Item>& item) {
 }
 
 void Upload::HashAll() {
+  crypto::Sha256 hash;
   while (const std::shared_ptr<Item> item = Take(to_hash_)) {
     for (const absl::string_view piece : item->chunk.pieces) {
-      hash_.Update(piece);
+      hash.Update(piece);
     }
     Release(item);
   }
+  digest_ = absl::BytesToHexString(hash.Finish());
+  ReaderDone();
+}
+
+void Upload::FollowAll() {
+  while (const std::shared_ptr<Item> item = Take(to_follow_)) {
+    for (const absl::string_view piece : item->chunk.pieces) {
+      if (const absl::Status status = verifier_.Update(piece); !status.ok()) {
+        Fail(SporeRefused(ReasonOf(status), status.message()));
+        break;
+      }
+    }
+    Release(item);
+  }
+  ReaderDone();
+}
+
+void Upload::ReaderDone() {
   {
     MutexLock lock(mutex_);
-    digest_ = absl::BytesToHexString(hash_.Finish());
-    hashed_ = true;
+    ++readers_done_;
   }
   changed_.NotifyAll();
 }
 
 void Upload::WriteAll() {
   while (const std::shared_ptr<Item> item = Take(to_write_)) {
-    if (const absl::Status status = Write(item->chunk); !status.ok()) {
-      Fail(status);
+    if (const absl::Status status = writer_.Append(item->chunk.pieces);
+        !status.ok()) {
+      Fail(StorageError(status));
     }
     Release(item);
   }
   absl::StatusOr<PutResult> result = Complete();
   options_.release();
   options_.listener->OnEnd(std::move(result));
-}
-
-absl::Status Upload::Write(const Chunk& chunk) {
-  std::array<iovec, kMaxVectors> vectors;
-  size_t next = 0;
-  while (next < chunk.pieces.size()) {
-    const size_t count = std::min(kMaxVectors, chunk.pieces.size() - next);
-    for (size_t i = 0; i < count; ++i) {
-      const absl::string_view piece = chunk.pieces[next + i];
-      // writev() takes pointers to mutable bytes but only reads them.
-      vectors[i] = {.iov_base = const_cast<char*>(piece.data()),
-                    .iov_len = piece.size()};
-    }
-    MYC_RETURN_IF_ERROR(WriteVectors(file_.fd(), {vectors.data(), count}));
-    next += count;
-  }
-  for (const absl::string_view piece : chunk.pieces) {
-    if (const absl::Status status = verifier_.Update(piece); !status.ok()) {
-      return SporeRefused(ReasonOf(status), status.message());
-    }
-  }
-  written_bytes_ += static_cast<int64_t>(chunk.SizeBytes());
-  if (written_bytes_ - flushed_bytes_ >= kFlushBytes) {
-    // Only begins the writing; whether it succeeds is fdatasync's to tell.
-    sync_file_range(file_.fd(), flushed_bytes_, written_bytes_ - flushed_bytes_,
-                    SYNC_FILE_RANGE_WRITE);
-    flushed_bytes_ = written_bytes_;
-  }
-  return absl::OkStatus();
 }
 
 absl::Status Upload::SizeMismatch(int64_t got) const {
@@ -238,21 +206,21 @@ absl::Status Upload::SizeMismatch(int64_t got) const {
 absl::StatusOr<PutResult> Upload::Complete() {
   // Declared first, so that a file that is not kept is gone before the answer.
   IncomingFile file = std::move(file_);
-  std::string digest;
   {
     MutexLock lock(mutex_);
-    while (!hashed_) changed_.Wait(mutex_);
+    while (readers_done_ < kReaders - 1) changed_.Wait(mutex_);
     if (!failure_.ok()) return failure_;
-    digest = digest_;
   }
-  if (written_bytes_ != options_.size_bytes)
-    return SizeMismatch(written_bytes_);
-  if (digest != options_.digest) {
+  MYC_RETURN_IF_ERROR(StorageError(writer_.Finish()));
+  if (writer_.written_bytes() != options_.size_bytes) {
+    return SizeMismatch(writer_.written_bytes());
+  }
+  if (digest_ != options_.digest) {
     return MakeError(
         absl::StatusCode::kDataLoss, kErrorDomain, "DIGEST_MISMATCH",
-        absl::StrCat("the bytes that were received have the digest ", digest,
+        absl::StrCat("the bytes that were received have the digest ", digest_,
                      ", not ", options_.digest, "; send them again"),
-        {{"want", options_.digest}, {"got", digest}});
+        {{"want", options_.digest}, {"got", digest_}});
   }
   return options_.commit(std::move(file), verifier_);
 }

@@ -19,9 +19,9 @@
 #include "absl/time/time.h"
 #include "lib/base/file.h"
 #include "lib/base/mutex.h"
-#include "lib/crypto/sha256.h"
 #include "lib/spore/verify.h"
 #include "mycelium/spore/v1/spore.pb.h"
+#include "services/repo/file_writer.h"
 
 namespace mycelium::repo {
 
@@ -78,8 +78,8 @@ class IncomingFile {
   UniqueFd fd_;
 };
 
-// Receives one spore. Two threads work on it: one writes the bytes and follows
-// the zip, the other hashes the whole. What waits for them is bounded by
+// Receives one spore. Three threads work on it: one writes the bytes, one
+// follows the zip, and one hashes the whole. What waits for them is bounded by
 // `max_queued_bytes` (and one chunk), whatever the size of the spore.
 //
 // Thread-safe; but only one thread may append and finish.
@@ -116,15 +116,19 @@ class Upload {
   // ended otherwise by then.
   void Cancel(const absl::Status& why);
 
-  // The two threads' work; each is to be called once. WriteAll() ends last.
+  // The threads' work; each is to be called once, on a thread of its own.
+  // WriteAll() ends last.
   void WriteAll();
+  void FollowAll();
   void HashAll();
 
  private:
+  static constexpr int kReaders = 3;
+
   struct Item {
     Chunk chunk;
     size_t cost_bytes = 0;
-    int readers_left = 2;
+    int readers_left = kReaders;
   };
   using Queue = std::deque<std::shared_ptr<Item>>;
 
@@ -134,30 +138,30 @@ class Upload {
   void Release(const std::shared_ptr<Item>& item);
 
   void Fail(const absl::Status& status);
-  absl::Status Write(const Chunk& chunk);
+  // One of the readers but the writer has nothing more to do.
+  void ReaderDone();
   absl::Status SizeMismatch(int64_t got) const;
   absl::StatusOr<PutResult> Complete();
 
   const Options options_;
-  crypto::Sha256 hash_;
 
-  // Of the writer alone.
-  spore::StreamingVerifier verifier_;
+  // Each of the thread that reads its queue; of the writer once it is alone.
   IncomingFile file_;
-  int64_t written_bytes_ = 0;
-  int64_t flushed_bytes_ = 0;
+  FileWriter writer_;
+  spore::StreamingVerifier verifier_;
+  std::string digest_;
 
   Mutex mutex_;
   CondVar changed_;
-  // The queues themselves are guarded, too; the two readers name them.
+  // The queues are guarded, too, but their readers must name them.
   Queue to_write_;
+  Queue to_follow_;
   Queue to_hash_;
   size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t appended_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool waiting_for_room_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
-  bool hashed_ ABSL_GUARDED_BY(mutex_) = false;
-  std::string digest_ ABSL_GUARDED_BY(mutex_);
+  int readers_done_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
 };
 
