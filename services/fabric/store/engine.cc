@@ -1,6 +1,7 @@
 #include "services/fabric/store/engine.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 
 #include "absl/strings/match.h"
@@ -268,13 +269,13 @@ absl::Status StoreEngine::Enqueue(Request& request) {
 }
 
 absl::StatusOr<StoreEngine::Outcome> StoreEngine::Call(Request request) {
-  Waiter waiter;
-  request.waiter = &waiter;
+  const auto waiter = std::make_shared<Waiter>();
+  request.waiter = waiter;
   MYC_RETURN_IF_ERROR(Enqueue(request));
   if (inline_) RunInline();
-  MutexLock lock(mutex_);
-  while (!waiter.answer.has_value()) waiter.answered.Wait(mutex_);
-  return *std::move(waiter.answer);
+  MutexLock lock(waiter->mutex);
+  while (!waiter->answer.has_value()) waiter->answered.Wait(waiter->mutex);
+  return *std::move(waiter->answer);
 }
 
 void StoreEngine::CallAsync(Request request) {
@@ -394,6 +395,16 @@ std::vector<LeaseInfo> StoreEngine::ListLeases() {
 }
 
 absl::Status StoreEngine::Tick() {
+  MYC_RETURN_IF_ERROR(EndDueLeases());
+  if (!inline_ || journal_ == nullptr) return absl::OkStatus();
+  while (true) {
+    MYC_RETURN_IF_ERROR(Maintain());
+    MutexLock lock(mutex_);
+    if (!maintenance_wanted_) return absl::OkStatus();
+  }
+}
+
+absl::Status StoreEngine::EndDueLeases() {
   while (true) {
     {
       MutexLock lock(mutex_);
@@ -418,7 +429,6 @@ absl::Status StoreEngine::Compact(int64_t revision) {
     maintenance_wanted_ = journal_ != nullptr;
     work_.NotifyOne();
   }
-  if (inline_) RunInline();
   return absl::OkStatus();
 }
 
@@ -722,17 +732,29 @@ void StoreEngine::Apply(Group& group) {
   committed_requests_ += static_cast<int64_t>(group.answers.size());
 }
 
-void StoreEngine::Respond(Group& group) {
-  for (Answer& answer : group.answers) {
-    if (answer.request.waiter != nullptr) {
-      --in_flight_;
-      answer.request.waiter->answer = std::move(answer.outcome);
-      answer.request.waiter->answered.NotifyOne();
-    } else {
-      answers_.push_back(std::move(answer));
-    }
+void StoreEngine::HandToNotifier(Group& group) {
+  const auto callbacks = std::stable_partition(
+      group.answers.begin(), group.answers.end(),
+      [](const Answer& answer) { return answer.request.waiter != nullptr; });
+  answers_.insert(answers_.end(), std::make_move_iterator(callbacks),
+                  std::make_move_iterator(group.answers.end()));
+  group.answers.erase(callbacks, group.answers.end());
+  in_flight_ -= group.answers.size();
+  if (listeners_.empty()) notified_revision_ = log_.revision();
+  if (!answers_.empty() || notified_revision_ < log_.revision()) {
+    notifications_.NotifyOne();
   }
-  notifications_.NotifyOne();
+}
+
+void StoreEngine::WakeWaiters(Group& group) {
+  for (Answer& answer : group.answers) {
+    Waiter& waiter = *answer.request.waiter;
+    {
+      MutexLock lock(waiter.mutex);
+      waiter.answer = std::move(answer.outcome);
+    }
+    waiter.answered.NotifyOne();
+  }
 }
 
 void StoreEngine::RunGroup() {
@@ -755,8 +777,9 @@ void StoreEngine::RunGroup() {
       retry_leases_at_ = clock_.Monotonic() + kRetryDelay;
       for (Answer& answer : group.answers) answer.outcome = status;
     }
-    Respond(group);
+    HandToNotifier(group);
   }
+  WakeWaiters(group);
   if (journal_ != nullptr) journal_->Settle();
 }
 
@@ -806,7 +829,7 @@ bool StoreEngine::LeaseDue() const {
   return leases_.NextDeadline() <= now && now >= retry_leases_at_;
 }
 
-void StoreEngine::Maintain() {
+absl::Status StoreEngine::Maintain() {
   int64_t compact_revision = 0;
   {
     MutexLock lock(mutex_);
@@ -817,6 +840,7 @@ void StoreEngine::Maintain() {
   maintenance_delay_ = more.ok() ? kIdleDelay : kRetryDelay;
   maintenance_wanted_ =
       !more.ok() || *more || log_.compact_revision() > compact_revision;
+  return more.status();
 }
 
 bool StoreEngine::WaitForWork() {
@@ -848,16 +872,20 @@ void StoreEngine::WriterLoop() {
     if (work) {
       RunGroup();
     } else {
-      Maintain();
+      // What the disk refuses now is tried again, and nobody waits for it.
+      Maintain().IgnoreError();
     }
   }
   Group group;
-  MutexLock lock(mutex_);
-  for (Request& request : queue_) {
-    group.answers.push_back({std::move(request), ClosingError()});
+  {
+    MutexLock lock(mutex_);
+    for (Request& request : queue_) {
+      group.answers.push_back({std::move(request), ClosingError()});
+    }
+    queue_.clear();
+    HandToNotifier(group);
   }
-  queue_.clear();
-  Respond(group);
+  WakeWaiters(group);
 }
 
 void StoreEngine::NotifierLoop() {
@@ -886,7 +914,6 @@ void StoreEngine::RunInline() {
     MutexLock lock(mutex_);
     busy_ = false;
   }
-  if (journal_ != nullptr) Maintain();
   while (Notify()) {
   }
 }

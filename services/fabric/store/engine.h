@@ -76,10 +76,12 @@ class StoreEngine final : public Store {
   };
   using Done = absl::AnyInvocable<void(absl::StatusOr<Outcome>)>;
 
-  // Where a blocked caller waits for its answer; guarded by the engine's lock.
+  // Where a blocked caller waits for its answer. With a lock of its own, so
+  // that callers who wake up do not queue for that of the store.
   struct Waiter {
+    Mutex mutex;
     CondVar answered;
-    std::optional<absl::StatusOr<Outcome>> answer;
+    std::optional<absl::StatusOr<Outcome>> answer ABSL_GUARDED_BY(mutex);
   };
 
   struct Request {
@@ -91,7 +93,7 @@ class StoreEngine final : public Store {
     absl::Duration ttl;
     // Who is told: one of them, or nobody.
     Done done;
-    Waiter* waiter = nullptr;
+    std::shared_ptr<Waiter> waiter;
   };
 
   struct Answer {
@@ -161,15 +163,19 @@ class StoreEngine final : public Store {
   void RunGroup();
   void Gather(Group& group) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Apply(Group& group) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Hands answers to blocked callers, and the others to the notifier.
-  void Respond(Group& group) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Hands the notifier what is its business: answers with callbacks, which are
+  // taken out of the group, and new revisions.
+  void HandToNotifier(Group& group) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Gives blocked callers their answers.
+  static void WakeWaiters(Group& group);
   // Calls listeners and callbacks that are due. Returns false if none was.
   bool Notify();
   void CallListeners(int64_t revision);
 
   bool LeaseDue() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status EndDueLeases();
   // One step of the journal's housekeeping, by the writer.
-  void Maintain();
+  absl::Status Maintain();
   // Returns true if a group should run, or the store stops, and false if
   // there has been nothing to do for long enough to call Maintain.
   bool WaitForWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

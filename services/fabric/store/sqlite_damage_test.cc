@@ -200,7 +200,10 @@ class SqliteDamageTest : public testing::Test {
 
 TEST_F(SqliteDamageTest, AWalCutOffAnywhereLosesOnlyWhatCameAfter) {
   Open();
-  Write(20, 100);
+  Write(10, 100);
+  // In the middle, the entries follow the log of changes.
+  ASSERT_TRUE(store_->Tick().ok());
+  Write(10, 100);
   const Files files = Copy();
   ASSERT_EQ(Check(files, "whole"), Newest());
 
@@ -219,7 +222,10 @@ TEST_F(SqliteDamageTest, AWalCutOffAfterACopyIntoTheDatabaseIsNoticed) {
   Open();
   // Until it has been copied, which leaves its pages where they are.
   Files before = Copy();
-  while (Copy().database == before.database) Write(1, 3000);
+  while (Copy().database == before.database) {
+    Write(10, 3000);
+    ASSERT_TRUE(store_->Tick().ok());
+  }
   const Files files = Copy();
   ASSERT_GT(files.wal.size(), 200 * kFrameBytes);
   ASSERT_EQ(Check(files, "whole"), Newest());
@@ -232,6 +238,8 @@ TEST_F(SqliteDamageTest, AWalCutOffAfterACopyIntoTheDatabaseIsNoticed) {
 TEST_F(SqliteDamageTest, ADatabaseCutOffAnywhereIsNoticed) {
   Open();
   Write(40, 1000);
+  ASSERT_TRUE(store_->Tick().ok());
+  Write(10, 1000);
   store_.reset();
   const Files files = Copy();
   ASSERT_EQ(Check(files, "whole"), Newest());
@@ -247,6 +255,7 @@ TEST_F(SqliteDamageTest, ADatabaseCutOffAnywhereIsNoticed) {
 TEST_F(SqliteDamageTest, ADatabaseCutOffUnderItsWalIsNoticed) {
   Open();
   Write(30, 1000);
+  ASSERT_TRUE(store_->Tick().ok());
   store_.reset();
   Open();
   Write(10, 1000);
@@ -263,7 +272,8 @@ TEST_F(SqliteDamageTest, PagesOfDifferentCommitsAreNeverMixed) {
   const Files before = Copy();
   Files after = before;
   while (after.database == before.database) {
-    Write(1, 3000);
+    Write(10, 3000);
+    ASSERT_TRUE(store_->Tick().ok());
     after = Copy();
   }
   std::mt19937 random(1);
@@ -287,7 +297,9 @@ TEST_F(SqliteDamageTest, PagesOfDifferentCommitsAreNeverMixed) {
 
 TEST_F(SqliteDamageTest, FlippedBitsAreNoticedOrHarmless) {
   Open();
-  Write(40, 500);
+  Write(30, 500);
+  ASSERT_TRUE(store_->Tick().ok());
+  Write(10, 500);
   store_.reset();
   const Files whole = Copy();
   std::mt19937 random(2);

@@ -9,11 +9,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "absl/container/btree_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -63,12 +65,21 @@ constexpr absl::string_view kSchema = R"(
 
 // The WAL is copied into the database once it has so many pages of 4 KiB, and
 // sooner if there is nothing else to do.
-constexpr int kCheckpointPages = 4096;
+constexpr int kCheckpointPages = 1024;
 constexpr int kIdleCheckpointPages = 256;
 
 // Rows of the log of changes that one step forgets. A commit takes the chance
 // to forget some once so many have gathered.
 constexpr size_t kTrimRows = 64;
+
+// A commit writes the log of changes alone: a few pages, however many keys all
+// over the table of entries it is about. The entries follow behind, in order of
+// keys, so that neighbours share a page: at once when there is nothing to
+// commit, and with each commit once the log is ahead by so many keys or bytes.
+constexpr size_t kMaxUnfoldedKeys = 8192;
+constexpr size_t kMaxUnfoldedBytes = size_t{16} << 20;
+// Entries that follow at once when there is nothing to commit.
+constexpr size_t kIdleFoldKeys = 512;
 
 constexpr size_t kEpochDigits = 32;
 
@@ -269,15 +280,27 @@ class Statement {
 // The journal of a store in an SQLite file.
 class SqliteJournal final : public Journal {
  public:
-  // `rows` are the last revisions of the rows of `changes`, in order.
-  SqliteJournal(Database database, const JournalState& state, uint64_t digest,
-                std::deque<int64_t> rows)
+  using EntryMap = std::map<std::string, std::shared_ptr<const Entry>>;
+
+  // What opening the file found out beside the state.
+  struct Position {
+    uint64_t digest = 0;
+    // The last revisions of the rows of `changes`, in order.
+    std::deque<int64_t> rows;
+    // What the table of entries lacks; null: a key to be deleted.
+    EntryMap unfolded;
+  };
+
+  SqliteJournal(Database database, const JournalState& state, Position position)
       : database_(std::move(database)),
         epoch_(state.epoch),
         revision_(state.revision),
         compact_revision_(state.compact_revision),
-        digest_(digest),
-        rows_(std::move(rows)) {
+        digest_(position.digest),
+        rows_(std::move(position.rows)),
+        unfolded_(std::move(position.unfolded)),
+        folded_revision_(unfolded_.empty() ? revision_ : 0),
+        sweep_revision_(revision_) {
     sqlite3_wal_hook(
         database_.get(),
         [](void* journal, sqlite3*, const char*, int pages) {
@@ -310,22 +333,38 @@ class SqliteJournal final : public Journal {
 
   absl::Status Commit(const JournalGroup& group) override {
     MYC_RETURN_IF_ERROR(CheckUsable());
+    size_t changes = 0;
     uint64_t digest = digest_;
     for (const std::shared_ptr<const Batch>& batch : group.batches) {
       digest = UpdateDigest(digest, *batch);
+      changes += batch->changes.size();
     }
-    const size_t trim =
-        TrimmableRows(group.compact_revision) >= kTrimRows ? kTrimRows : 0;
-    const int64_t compact_revision =
-        trim > 0 ? group.compact_revision : compact_revision_;
-    const int result = WriteGroup(group, digest, trim, compact_revision);
+    Housekeeping work;
+    if (unfolded_.size() >= kMaxUnfoldedKeys ||
+        unfolded_bytes_ >= kMaxUnfoldedBytes) {
+      // Twice as fast as new ones come.
+      PlanFold(2 * changes + 64, work);
+    }
+    if (TrimmableRows(group.compact_revision) >= kTrimRows) {
+      PlanTrim(group.compact_revision, work);
+    }
+    int result = begin_.Run();
+    if (result == SQLITE_OK) result = WriteLeases(group);
+    if (result == SQLITE_OK) result = WriteChanges(group, digest);
+    if (result == SQLITE_OK) result = Write(work);
+    if (result == SQLITE_OK) result = commit_.Run();
     if (result != SQLITE_OK) return Abandon(result);
 
+    Done(work);
     digest_ = digest;
-    Trimmed(trim, compact_revision);
-    if (!group.batches.empty()) {
-      revision_ = group.batches.back()->revision;
-      rows_.push_back(revision_);
+    if (group.batches.empty()) return absl::OkStatus();
+    unfolded_bytes_ += buffer_.size();
+    revision_ = group.batches.back()->revision;
+    rows_.push_back(revision_);
+    for (const std::shared_ptr<const Batch>& batch : group.batches) {
+      for (const Change& change : batch->changes) {
+        unfolded_[change.key()] = change.entry;
+      }
     }
     return absl::OkStatus();
   }
@@ -336,22 +375,36 @@ class SqliteJournal final : public Journal {
 
   absl::StatusOr<bool> Maintain(int64_t compact_revision) override {
     MYC_RETURN_IF_ERROR(CheckUsable());
-    if (compact_revision <= compact_revision_ &&
-        TrimmableRows(compact_revision) == 0) {
+    Housekeeping work;
+    PlanFold(kIdleFoldKeys, work);
+    PlanTrim(compact_revision, work);
+    if (work.empty()) {
       if (wal_pages_ >= kIdleCheckpointPages) Checkpoint();
       return false;
     }
-    const size_t trim = std::min(TrimmableRows(compact_revision), kTrimRows);
     int result = begin_.Run();
-    if (result == SQLITE_OK) result = Trim(trim, compact_revision);
+    if (result == SQLITE_OK) result = Write(work);
     if (result == SQLITE_OK) result = commit_.Run();
     if (result != SQLITE_OK) return Abandon(result);
-    Trimmed(trim, compact_revision);
+    Done(work);
     // Once more, for the rest or for a checkpoint.
     return true;
   }
 
  private:
+  // What a transaction does beside, or instead of, writing a group.
+  struct Housekeeping {
+    // A range of unfolded_ that goes into the table of entries.
+    EntryMap::iterator fold_begin;
+    EntryMap::iterator fold_end;
+    bool fold = false;
+    // Rows of the log of changes that go, from the oldest one.
+    size_t trim_rows = 0;
+    std::optional<int64_t> compact_revision;
+
+    bool empty() const { return !fold && !compact_revision.has_value(); }
+  };
+
   absl::Status CheckUsable() const {
     if (usable_) return absl::OkStatus();
     return MakeError(
@@ -362,51 +415,84 @@ class SqliteJournal final : public Journal {
         {{"path", database_.path()}});
   }
 
-  // The rows that hold nothing after `compact_revision`. The newest row stays
-  // whatever it holds: it says what the revision and the digest are.
+  // The rows that hold nothing after `compact_revision` and nothing that the
+  // table of entries lacks. The newest row stays whatever it holds: it says
+  // what the revision and the digest are.
   size_t TrimmableRows(int64_t compact_revision) const {
     const auto end =
-        std::upper_bound(rows_.begin(), rows_.end(), compact_revision);
+        std::upper_bound(rows_.begin(), rows_.end(),
+                         std::min(compact_revision, folded_revision_));
     const auto count = static_cast<size_t>(end - rows_.begin());
     return count == rows_.size() && count > 0 ? count - 1 : count;
   }
 
-  int Trim(size_t rows, int64_t compact_revision) {
-    if (rows > 0) {
-      const int result = delete_changes_.Int(1, rows_[rows - 1]).Run();
-      if (result != SQLITE_OK) return result;
+  void PlanTrim(int64_t compact_revision, Housekeeping& work) const {
+    const size_t rows = TrimmableRows(compact_revision);
+    if (rows == 0 && compact_revision <= compact_revision_) return;
+    work.trim_rows = std::min(rows, kTrimRows);
+    work.compact_revision = std::max(compact_revision, compact_revision_);
+  }
+
+  // The next `count` keys of the sweep over unfolded_.
+  void PlanFold(size_t count, Housekeeping& work) {
+    if (unfolded_.empty()) return;
+    if (sweep_key_.empty()) sweep_revision_ = revision_;
+    work.fold = true;
+    work.fold_begin = unfolded_.upper_bound(sweep_key_);
+    work.fold_end = work.fold_begin;
+    for (size_t i = 0; i < count && work.fold_end != unfolded_.end(); ++i) {
+      ++work.fold_end;
     }
-    return put_compact_revision_.Int(1, compact_revision).Run();
   }
 
-  void Trimmed(size_t rows, int64_t compact_revision) {
-    rows_.erase(rows_.begin(), rows_.begin() + static_cast<ptrdiff_t>(rows));
-    compact_revision_ = std::max(compact_revision_, compact_revision);
-  }
-
-  int WriteGroup(const JournalGroup& group, uint64_t digest, size_t trim,
-                 int64_t compact_revision) {
-    int result = begin_.Run();
-    if (result != SQLITE_OK) return result;
-    // Of a key that several batches change only the last state is written.
-    std::map<absl::string_view, const Entry*> entries;
-    for (const std::shared_ptr<const Batch>& batch : group.batches) {
-      for (const Change& change : batch->changes) {
-        entries[change.key()] = change.entry.get();
+  int Write(const Housekeeping& work) {
+    if (work.fold) {
+      for (auto it = work.fold_begin; it != work.fold_end; ++it) {
+        const int result = WriteEntry(it->first, it->second.get());
+        if (result != SQLITE_OK) return result;
       }
     }
-    for (const auto& [key, entry] : entries) {
-      result = entry == nullptr ? delete_entry_.Blob(1, key).Run()
-                                : put_entry_.Blob(1, entry->key)
-                                      .Blob(2, entry->value)
-                                      .Int(3, entry->create_revision)
-                                      .Int(4, entry->mod_revision)
-                                      .Int(5, entry->version)
-                                      .Int(6, entry->lease)
-                                      .Run();
+    if (work.trim_rows > 0) {
+      const int result =
+          delete_changes_.Int(1, rows_[work.trim_rows - 1]).Run();
       if (result != SQLITE_OK) return result;
     }
+    if (!work.compact_revision.has_value()) return SQLITE_OK;
+    return put_compact_revision_.Int(1, *work.compact_revision).Run();
+  }
+
+  // Remembers what Write has written, once it is committed.
+  void Done(const Housekeeping& work) {
+    if (work.fold) {
+      const bool swept = work.fold_end == unfolded_.end();
+      if (!swept) sweep_key_ = std::prev(work.fold_end)->first;
+      unfolded_.erase(work.fold_begin, work.fold_end);
+      if (swept) {
+        // Whatever was unfolded when this sweep began is folded now.
+        folded_revision_ = unfolded_.empty() ? revision_ : sweep_revision_;
+        sweep_key_.clear();
+        unfolded_bytes_ = 0;
+      }
+    }
+    rows_.erase(rows_.begin(),
+                rows_.begin() + static_cast<ptrdiff_t>(work.trim_rows));
+    compact_revision_ = work.compact_revision.value_or(compact_revision_);
+  }
+
+  int WriteEntry(const std::string& key, const Entry* entry) {
+    if (entry == nullptr) return delete_entry_.Blob(1, key).Run();
+    return put_entry_.Blob(1, entry->key)
+        .Blob(2, entry->value)
+        .Int(3, entry->create_revision)
+        .Int(4, entry->mod_revision)
+        .Int(5, entry->version)
+        .Int(6, entry->lease)
+        .Run();
+  }
+
+  int WriteLeases(const JournalGroup& group) {
     for (const auto& [id, ttl] : group.leases) {
+      int result = SQLITE_OK;
       if (ttl.has_value()) {
         const int64_t ttl_ns = absl::ToInt64Nanoseconds(*ttl);
         result = put_lease_.Int(1, id)
@@ -418,25 +504,22 @@ class SqliteJournal final : public Journal {
       }
       if (result != SQLITE_OK) return result;
     }
-    if (!group.batches.empty()) {
-      buffer_.clear();
-      for (const std::shared_ptr<const Batch>& batch : group.batches) {
-        EncodeBatch(*batch, buffer_);
-      }
-      const int64_t first = group.batches.front()->revision;
-      result = add_changes_.Int(1, group.batches.back()->revision)
-                   .Int(2, first)
-                   .Blob(3, buffer_)
-                   .Bits(4, ChangesChecksum(epoch_, first, buffer_))
-                   .Bits(5, digest)
-                   .Run();
-      if (result != SQLITE_OK) return result;
+    return SQLITE_OK;
+  }
+
+  int WriteChanges(const JournalGroup& group, uint64_t digest) {
+    if (group.batches.empty()) return SQLITE_OK;
+    buffer_.clear();
+    for (const std::shared_ptr<const Batch>& batch : group.batches) {
+      EncodeBatch(*batch, buffer_);
     }
-    if (trim > 0) {
-      result = Trim(trim, compact_revision);
-      if (result != SQLITE_OK) return result;
-    }
-    return commit_.Run();
+    const int64_t first = group.batches.front()->revision;
+    return add_changes_.Int(1, group.batches.back()->revision)
+        .Int(2, first)
+        .Blob(3, buffer_)
+        .Bits(4, ChangesChecksum(epoch_, first, buffer_))
+        .Bits(5, digest)
+        .Run();
   }
 
   // Takes back what a failed transaction wrote, and makes sure of it.
@@ -477,6 +560,19 @@ class SqliteJournal final : public Journal {
   int64_t compact_revision_;
   uint64_t digest_;
   std::deque<int64_t> rows_;
+
+  // What the log of changes has and the table of entries lacks. A sweep goes
+  // over it in order of keys, again and again.
+  EntryMap unfolded_;
+  // The bytes that were added to the log since the last sweep ended.
+  size_t unfolded_bytes_ = 0;
+  // All changes up to here are in the table of entries.
+  int64_t folded_revision_;
+  // The newest revision when the sweep began, and the last key that it wrote;
+  // empty: the sweep is yet to begin.
+  int64_t sweep_revision_;
+  std::string sweep_key_;
+
   int wal_pages_ = 0;
   bool usable_ = true;
   std::string buffer_;
@@ -556,8 +652,8 @@ absl::Status LoadMeta(Database& database, JournalState& state) {
   return absl::OkStatus();
 }
 
-absl::Status LoadEntries(Database& database, JournalState& state,
-                         uint64_t& digest) {
+absl::Status LoadEntries(Database& database,
+                         std::vector<std::shared_ptr<const Entry>>& entries) {
   return ForEachRow(
       database,
       "SELECT key, value, create_revision, mod_revision, version, lease "
@@ -570,8 +666,7 @@ absl::Status LoadEntries(Database& database, JournalState& state,
         entry->mod_revision = row.ColumnInt(3);
         entry->version = row.ColumnInt(4);
         entry->lease = row.ColumnInt(5);
-        digest += FingerprintOf(*entry);
-        state.entries.push_back(std::move(entry));
+        entries.push_back(std::move(entry));
         return absl::OkStatus();
       });
 }
@@ -598,29 +693,11 @@ absl::Status LoadLeases(Database& database, JournalState& state) {
   return absl::OkStatus();
 }
 
-// The entry of `entries`, which are in order, that is the same version of the
-// same key; null if there is none.
-std::shared_ptr<const Entry> SameVersion(
-    const std::vector<std::shared_ptr<const Entry>>& entries,
-    const Entry& wanted) {
-  const auto found =
-      std::lower_bound(entries.begin(), entries.end(), wanted.key,
-                       [](const std::shared_ptr<const Entry>& entry,
-                          const std::string& key) { return entry->key < key; });
-  if (found == entries.end() || (*found)->key != wanted.key ||
-      (*found)->mod_revision != wanted.mod_revision) {
-    return nullptr;
-  }
-  return *found;
-}
-
-// Reads the log of changes. `digest` is that of the entries, which must be the
-// one that the newest row of the log promises: pages of different commits,
-// which SQLite cannot tell apart once its WAL has been cut off, are found here.
+// Reads the log of changes, and the digest that its newest row promises.
 absl::Status LoadChanges(Database& database, JournalState& state,
-                         uint64_t digest, std::deque<int64_t>& rows) {
-  uint64_t promised_digest = 0;
-  std::vector<std::shared_ptr<Batch>> batches;
+                         std::deque<int64_t>& rows,
+                         std::vector<std::shared_ptr<Batch>>& batches,
+                         uint64_t& digest) {
   MYC_RETURN_IF_ERROR(ForEachRow(
       database,
       "SELECT last_revision, first_revision, batches, checksum, state_digest "
@@ -633,10 +710,12 @@ absl::Status LoadChanges(Database& database, JournalState& state,
             rows.empty() ? std::min(first, state.compact_revision + 1)
                          : rows.back() + 1;
         const size_t count = batches.size();
+        const bool is_origin = first == 0 && last == 0 && bytes.empty();
         if (ChangesChecksum(state.epoch, first, bytes) != row.ColumnBits(3) ||
-            !DecodeBatches(bytes, batches) || batches.size() == count ||
-            batches[count]->revision != first ||
-            batches.back()->revision != last || first != expected) {
+            !DecodeBatches(bytes, batches) || first != expected ||
+            (!is_origin &&
+             (batches.size() == count || batches[count]->revision != first ||
+              batches.back()->revision != last))) {
           return CorruptError(
               database.path(),
               absl::StrCat("the changes up to revision ", last,
@@ -644,24 +723,72 @@ absl::Status LoadChanges(Database& database, JournalState& state,
                            " them"));
         }
         rows.push_back(last);
-        promised_digest = row.ColumnBits(4);
+        digest = row.ColumnBits(4);
         return absl::OkStatus();
       }));
-  state.revision = rows.empty() ? 0 : rows.back();
-  if (digest != promised_digest || state.compact_revision > state.revision) {
+  state.revision = rows.empty() ? -1 : rows.back();
+  if (state.compact_revision > state.revision) {
+    return CorruptError(database.path(), "changes are missing");
+  }
+  return absl::OkStatus();
+}
+
+// Brings `table`, the entries as they are in the file, up to date with what
+// `batches` did last to each key. Returns the entries, in order of keys, and
+// puts what differs into `unfolded`.
+std::vector<std::shared_ptr<const Entry>> Merge(
+    const std::vector<std::shared_ptr<const Entry>>& table,
+    std::vector<std::shared_ptr<Batch>>& batches,
+    SqliteJournal::EntryMap& unfolded) {
+  absl::btree_map<absl::string_view, Change*> last;
+  for (const std::shared_ptr<Batch>& batch : batches) {
+    for (Change& change : batch->changes) last[change.key()] = &change;
+  }
+  std::vector<std::shared_ptr<const Entry>> merged;
+  merged.reserve(table.size() + last.size());
+  auto it = table.begin();
+  for (const auto& [key, change] : last) {
+    for (; it != table.end() && (*it)->key < key; ++it) merged.push_back(*it);
+    const bool in_table = it != table.end() && (*it)->key == key;
+    if (change->deleted()) {
+      if (in_table) unfolded[(*it)->key] = nullptr;
+    } else if (in_table && (*it)->mod_revision == change->entry->mod_revision) {
+      // One copy for the state and the log.
+      change->entry = *it;
+      merged.push_back(*it);
+    } else {
+      unfolded[change->entry->key] = change->entry;
+      merged.push_back(change->entry);
+    }
+    if (in_table) ++it;
+  }
+  merged.insert(merged.end(), it, table.end());
+  return merged;
+}
+
+absl::Status Load(Database& database, JournalState& state,
+                  SqliteJournal::Position& position) {
+  MYC_RETURN_IF_ERROR(LoadMeta(database, state));
+  std::vector<std::shared_ptr<Batch>> batches;
+  MYC_RETURN_IF_ERROR(
+      LoadChanges(database, state, position.rows, batches, position.digest));
+  std::vector<std::shared_ptr<const Entry>> table;
+  MYC_RETURN_IF_ERROR(LoadEntries(database, table));
+  state.entries = Merge(table, batches, position.unfolded);
+  // Pages of different commits, which SQLite cannot tell apart once its WAL has
+  // been cut off, are found here, as is whatever else is wrong with an entry.
+  uint64_t digest = 0;
+  for (const auto& entry : state.entries) digest += FingerprintOf(*entry);
+  if (digest != position.digest) {
     return CorruptError(
         database.path(),
         absl::StrCat("the entries are not those of revision ", state.revision));
   }
+  MYC_RETURN_IF_ERROR(LoadLeases(database, state));
   for (std::shared_ptr<Batch>& batch : batches) {
-    if (batch->revision <= state.compact_revision) continue;
-    for (Change& change : batch->changes) {
-      if (change.deleted()) continue;
-      std::shared_ptr<const Entry> same =
-          SameVersion(state.entries, *change.entry);
-      if (same != nullptr) change.entry = std::move(same);
+    if (batch->revision > state.compact_revision) {
+      state.batches.push_back(std::move(batch));
     }
-    state.batches.push_back(std::move(batch));
   }
   return absl::OkStatus();
 }
@@ -677,14 +804,20 @@ absl::Status Create(const std::string& path) {
     MYC_ASSIGN_OR_RETURN(
         Database database,
         Database::Open(temporary, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE));
+    const std::string epoch = RandomHex(kEpochDigits / 2);
+    const auto checksum = static_cast<int64_t>(ChangesChecksum(epoch, 0, ""));
+    // The log of changes begins with a row for revision 0, which changes
+    // nothing, so that it is never empty unless something is wrong.
     MYC_RETURN_IF_ERROR(database.Execute(
         absl::StrCat("PRAGMA page_size = 4096; PRAGMA synchronous = EXTRA;"
                      "BEGIN;",
                      kSchema, "PRAGMA application_id = ", kApplicationId,
                      "; PRAGMA user_version = ", kSchemaVersion,
-                     "; INSERT INTO meta VALUES ('epoch', '",
-                     RandomHex(kEpochDigits / 2),
-                     "'), ('compact_revision', 0); COMMIT;"
+                     "; INSERT INTO meta VALUES ('epoch', '", epoch,
+                     "'), ('compact_revision', 0);"
+                     "INSERT INTO changes VALUES (0, 0, x'', ",
+                     checksum,
+                     ", 0); COMMIT;"
                      "PRAGMA journal_mode = WAL;"),
         "make"));
   }
@@ -740,15 +873,10 @@ absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(
   MYC_RETURN_IF_ERROR(CheckSchema(database));
 
   JournalState state;
-  uint64_t digest = 0;
-  std::deque<int64_t> rows;
-  MYC_RETURN_IF_ERROR(LoadMeta(database, state));
-  MYC_RETURN_IF_ERROR(LoadEntries(database, state, digest));
-  MYC_RETURN_IF_ERROR(LoadLeases(database, state));
-  MYC_RETURN_IF_ERROR(LoadChanges(database, state, digest, rows));
-
+  SqliteJournal::Position position;
+  MYC_RETURN_IF_ERROR(Load(database, state, position));
   auto journal = std::make_unique<SqliteJournal>(std::move(database), state,
-                                                 digest, std::move(rows));
+                                                 std::move(position));
   MYC_RETURN_IF_ERROR(journal->Prepare());
   return std::make_unique<StoreEngine>(options, std::move(journal),
                                        std::move(state));

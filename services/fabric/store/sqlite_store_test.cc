@@ -177,15 +177,17 @@ TEST_F(SqliteStoreTest, FindsEntriesThatWereTamperedWith) {
     const LeaseId lease = *store->Grant(absl::Seconds(10));
     ASSERT_TRUE(Put(*store, "a", "1").ok());
     ASSERT_TRUE(Put(*store, "b", "1", lease).ok());
+    ASSERT_TRUE(store->Tick().ok());
+    ASSERT_TRUE(Put(*store, "b", "2", lease).ok());
+    ASSERT_TRUE(Put(*store, "c", "1").ok());
   }
   const std::string whole = ReadWhole(path_);
   for (const std::string sql :
        {"UPDATE entries SET value = '2' WHERE key = CAST('a' AS BLOB)",
         "DELETE FROM entries WHERE key = CAST('a' AS BLOB)",
-        "UPDATE entries SET mod_revision = 2", "DELETE FROM leases",
+        "UPDATE entries SET mod_revision = 9", "DELETE FROM leases",
         "UPDATE leases SET ttl_ns = 0",
-        "DELETE FROM changes WHERE last_revision = 1",
-        "DELETE FROM changes WHERE last_revision = 2", "DELETE FROM changes",
+        "DELETE FROM changes WHERE last_revision = 3", "DELETE FROM changes",
         "UPDATE changes SET batches = zeroblob(10)",
         "UPDATE changes SET checksum = checksum + 1",
         "UPDATE meta SET value = 9 WHERE name = 'compact_revision'",

@@ -257,7 +257,8 @@ struct StoreOptions {
     // A writer and a notifier of its own.
     kOwn,
     // None: whoever calls does the work, and callbacks run before the method
-    // that causes them returns. Leases end in Tick() only. For simulations.
+    // that causes them returns. Leases end, and files are tidied up, in Tick()
+    // only. For simulations.
     kNone,
   };
 

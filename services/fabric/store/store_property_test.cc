@@ -38,7 +38,7 @@
 #include "services/fabric/store/watch.h"
 
 DEFINE_string(seeds, "1,2,3,4,5,6,7,8", "seeds of the random histories");
-DEFINE_int32(steps, 4000, "operations per seed against the model");
+DEFINE_int32(steps, 2000, "operations per seed against the model");
 
 namespace mycelium::fabric {
 namespace {
