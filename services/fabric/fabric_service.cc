@@ -231,11 +231,7 @@ class EdgeStream final : public grpc::ServerReadReactor<v1::ReportEdgeRequest> {
 
   void OnReadDone(bool ok) override {
     if (!ok) {
-      // The client's orderly end and a broken connection look alike here; only
-      // the first takes the edge away before its lease ends.
-      if (!cancelled_.load() && lease_ != kNoLease) {
-        edges_.Close(edge_id_, lease_);
-      }
+      ended_ = true;
       Finish(grpc::Status::OK);
       return;
     }
@@ -252,7 +248,14 @@ class EdgeStream final : public grpc::ServerReadReactor<v1::ReportEdgeRequest> {
 
   void OnCancel() override { cancelled_ = true; }
 
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    // An edge that said goodbye is gone at once. One whose connection broke may
+    // come back, and is waited for until its lease ends.
+    if (ended_ && !cancelled_ && lease_ != kNoLease) {
+      edges_.Close(edge_id_, lease_);
+    }
+    delete this;
+  }
 
  private:
   void Continue(const absl::Status& status) {
@@ -266,6 +269,7 @@ class EdgeStream final : public grpc::ServerReadReactor<v1::ReportEdgeRequest> {
 
   EdgeRegistry& edges_;
   std::atomic<bool> cancelled_ = false;
+  bool ended_ = false;
   std::string edge_id_;
   LeaseId lease_ = kNoLease;
   v1::ReportEdgeRequest request_;

@@ -160,7 +160,8 @@ class Run {
   void StayWithinBudget();
   void Create();
   std::string PortObstacle(size_t pending);
-  void ReplaceInPlace(const std::string& because);
+  // Stops one old instance, if it is time. Returns whether that made room.
+  bool ReplaceInPlace(const std::string& because);
   void Reoffer();
   void Explain();
   PendingReason ReasonFor(const SlotRef& ref,
@@ -338,7 +339,8 @@ void Run::Create() {
     ++running;
     ++pending;
   }
-  if (!blocked.empty() && leaving > 0) ReplaceInPlace(blocked);
+  // Giving up what nobody holds makes room at once.
+  if (!blocked.empty() && leaving > 0 && ReplaceInPlace(blocked)) Create();
 }
 
 std::string Run::PortObstacle(size_t pending) {
@@ -359,7 +361,7 @@ std::string Run::PortObstacle(size_t pending) {
                       " is taken by an old instance on every node");
 }
 
-void Run::ReplaceInPlace(const std::string& because) {
+bool Run::ReplaceInPlace(const std::string& because) {
   decision_.in_place_because = because;
   // One at a time: the next only when the last one has proved itself, so that a
   // new version that does not work costs one instance.
@@ -368,11 +370,13 @@ void Run::ReplaceInPlace(const std::string& because) {
         item.slot->claimed && (item.slot->surplus || item.dropped);
     const bool on_its_way_in =
         !item.slot->surplus && !item.dropped && !item.leaving && !item.stable;
-    if (on_its_way_out || on_its_way_in) return;
+    if (on_its_way_out || on_its_way_in) return false;
   }
-  if (!decision_.create.empty()) return;
+  if (!decision_.create.empty()) return false;
   std::vector<Item*> leaving = Kept(/*leaving=*/true);
-  Drop(*std::min_element(leaving.begin(), leaving.end(), GoesBefore));
+  Item* least = *std::min_element(leaving.begin(), leaving.end(), GoesBefore);
+  Drop(least);
+  return !least->slot->claimed;
 }
 
 void Run::Reoffer() {

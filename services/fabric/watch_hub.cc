@@ -16,6 +16,8 @@ namespace {
 // it, and it is not much older than this many steps: else they would get many
 // things twice.
 constexpr int64_t kSnapshotReuse = 1'000;
+// Nor is it kept for longer: it costs as much memory as the state.
+constexpr absl::Duration kSnapshotKept = absl::Seconds(5);
 
 // What a record costs beside its bytes.
 constexpr size_t kDeltaOverhead = 128;
@@ -276,6 +278,7 @@ void WatchHub::Tick() {
   {
     MutexLock lock(mutex_);
     const absl::Duration now = clock_.Monotonic();
+    if (now - snapshots_since_ > kSnapshotKept) snapshots_.clear();
     for (const auto& [pointer, weak] : watchers_) {
       if (!pointer->armed_ ||
           now - pointer->last_sent_ < options_.bookmark_interval) {
@@ -378,10 +381,10 @@ bool WatchHub::Compose(int64_t from, const std::string& app,
 
 std::shared_ptr<const Watcher::Snapshot> WatchHub::SnapshotFor(
     const std::string& app) {
-  std::shared_ptr<const Watcher::Snapshot>& cached = snapshots_[app];
-  if (cached != nullptr && cached->revision >= floor_ &&
-      cached->revision >= head_ - kSnapshotReuse) {
-    return cached;
+  const auto cached = snapshots_.find(app);
+  if (cached != snapshots_.end() && cached->second->revision >= floor_ &&
+      cached->second->revision >= head_ - kSnapshotReuse) {
+    return cached->second;
   }
   auto snapshot = std::make_shared<Watcher::Snapshot>();
   snapshot->revision = head_;
@@ -415,6 +418,7 @@ std::shared_ptr<const Watcher::Snapshot> WatchHub::SnapshotFor(
   // One snapshot per filter at most, and few filters at a time.
   constexpr size_t kMaxCached = 64;
   if (snapshots_.size() > kMaxCached) snapshots_.clear();
+  if (snapshots_.empty()) snapshots_since_ = clock_.Monotonic();
   snapshots_[app] = snapshot;
   return snapshot;
 }

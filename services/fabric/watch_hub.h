@@ -40,8 +40,9 @@ struct WatchOptions {
   // RESYNC. Below the 4 MiB that gRPC clients accept by default.
   size_t max_resume_bytes = size_t{3} << 20;
   size_t max_watchers = 100'000;
-  // A watcher to which nothing was sent for so long gets a bookmark.
-  absl::Duration bookmark_interval = absl::Milliseconds(900);
+  // A watcher to which nothing was sent for so long gets a bookmark at the next
+  // Tick(); at most a second is promised.
+  absl::Duration bookmark_interval = absl::Milliseconds(800);
 };
 
 // What one watcher has been told and what it is told next. It holds a position
@@ -226,6 +227,8 @@ class WatchHub final : public ChangeConsumer {
   Record bookmark_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<std::string, std::shared_ptr<const Watcher::Snapshot>>
       snapshots_ ABSL_GUARDED_BY(mutex_);
+  // When the first of them was made.
+  absl::Duration snapshots_since_ ABSL_GUARDED_BY(mutex_);
 
   absl::flat_hash_map<Watcher*, std::weak_ptr<Watcher>> watchers_
       ABSL_GUARDED_BY(mutex_);
