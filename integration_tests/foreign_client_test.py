@@ -215,7 +215,7 @@ class WatchTest(mesh.MeshTestCase):
         )
         second.wait_for_revision(missed[-1])
 
-        changes = [(r, k) for r, k, _ in second.history]
+        changes = [(plan.revision, key) for _, key, plan in second.history]
         self.assertEqual(
             changes, [(r, f"missed-{i}") for i, r in enumerate(missed)]
         )

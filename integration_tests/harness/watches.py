@@ -18,6 +18,10 @@ _KEYS = {
     "Events": lambda e: e.event_id,
 }
 
+# Resources of one record: their revision is that of their last change. The
+# others are joined of two, and the end of the second leaves no trace in it.
+_OF_ONE_RECORD = ("Endpoints", "Events")
+
 
 class Watch:
     """Follows `Watch<what>` on a thread of its own and keeps what it says.
@@ -30,6 +34,7 @@ class Watch:
     def __init__(self, fabric, what, observer=None, **request):
         self._call = getattr(fabric, f"Watch{what}")
         self._key = _KEYS[what]
+        self._of_one_record = what in _OF_ONE_RECORD
         self._request = request
         self._observer = observer
         self._changed = threading.Condition()
@@ -40,7 +45,8 @@ class Watch:
         self._heard = None  # The epoch of what was received, not of the request.
         self.state = {}
         self.kinds = []  # Of every message, bookmarks included.
-        self.history = []  # (revision, key, object or None), snapshots left out.
+        # (revision of the message, key, object or None), snapshots left out.
+        self.history = []
         self.resumes = 0
         self.resyncs = 0
         self.violations = []
@@ -122,12 +128,13 @@ class Watch:
             if key in keys:
                 self.violations.append(f"{key} twice in one message")
             keys.add(key)
-            if not before < changed_at <= response.revision:
+            earliest = before + 1 if self._of_one_record or value is None else 1
+            if not earliest <= changed_at <= response.revision:
                 self.violations.append(
                     f"{key} changed at {changed_at}, sent between {before} and "
                     f"{response.revision}"
                 )
-            self.history.append((changed_at, key, value))
+            self.history.append((response.revision, key, value))
         if self._observer and response.changes:
             self._observer(self.revision, dict(self.state))
 
