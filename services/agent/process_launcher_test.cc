@@ -305,7 +305,7 @@ bool IsRunning(int64_t pid) {
 }
 
 TEST_F(ProcessLauncherTest, EndsWhatAFormerAgentLeft) {
-  const int64_t pid = StartOrphan(id_, RecordDirectory(), "sleep 1000; :");
+  const int64_t pid = StartOrphan(id_, RecordDirectory(), "exec sleep 1000");
 
   const std::vector<std::string> ended =
       ProcessLauncher::EndLeftovers(RecordDirectory(), absl::Seconds(1));
@@ -326,7 +326,7 @@ TEST_F(ProcessLauncherTest, EndsLeftoversThatIgnoreSigterm) {
 
 TEST_F(ProcessLauncherTest, NeverTouchesAStrangerWithTheSamePid) {
   const int64_t pid =
-      StartOrphan("stranger", RecordDirectory(), "sleep 1000; :");
+      StartOrphan("stranger", RecordDirectory(), "exec sleep 1000");
   const std::string path = RecordDirectory() + "/stranger.process";
   ProcessRecord record = ProcessRecord::Parse(ReadFile(path).value()).value();
   record.instance_id = id_;
@@ -343,7 +343,7 @@ TEST_F(ProcessLauncherTest, NeverTouchesAStrangerWithTheSamePid) {
 
 TEST_F(ProcessLauncherTest, ForgetsRecordsOfAnotherBoot) {
   const int64_t pid =
-      StartOrphan("stranger", RecordDirectory(), "sleep 1000; :");
+      StartOrphan("stranger", RecordDirectory(), "exec sleep 1000");
   const std::string path = RecordDirectory() + "/stranger.process";
   ProcessRecord record = ProcessRecord::Parse(ReadFile(path).value()).value();
   record.boot_id = "another-boot";
