@@ -144,10 +144,9 @@ absl::StatusOr<v1::ListRoutesResponse> EdgeStatus::ListRoutes(
   absl::string_view after = request.page_token();
   if (!after.empty() &&
       (!absl::ConsumePrefix(&after, kTokenPrefix) || !IsAppName(after))) {
-    return MakeError(absl::StatusCode::kInvalidArgument, kErrorDomain,
-                     "PAGE_TOKEN_INVALID",
-                     absl::StrCat("page_token ", Quoted(request.page_token()),
-                                  " is not a next_page_token of this edge"));
+    violations.Add("pageToken", absl::StrCat(Quoted(request.page_token()),
+                                             " is no token of this edge"));
+    return violations.ToStatus(kErrorDomain, "PAGE_TOKEN_INVALID");
   }
   const int page_size = request.page_size() == 0
                             ? kDefaultPageSize

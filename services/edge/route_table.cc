@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -85,6 +86,12 @@ absl::StatusOr<RouteSnapshot> ParseStaticEndpoints(absl::string_view text,
     if (!IsAppName(parts.first)) {
       return absl::InvalidArgumentError(absl::StrCat(
           "static endpoint ", Quoted(item), ": the app ", kAppNameRule));
+    }
+    if (!absl::StrContains(item, '=')) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("static endpoint ", Quoted(item),
+                       ": write app=URL, or app= for an app without "
+                       "endpoints"));
     }
     AppRoute& app = apps[std::string(parts.first)];
     // `app=` alone: an app that is known and has no endpoint.

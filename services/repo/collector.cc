@@ -46,21 +46,20 @@ absl::StatusOr<int64_t> Collector::Delete(const std::string& digest,
 absl::StatusOr<Collector::GcResult> Collector::Gc(const GcRequest& request) {
   FieldViolations violations;
   if (request.keep_digests.size() > size_t{kMaxKeepDigests}) {
-    violations.Add("keep_digests", absl::StrCat(request.keep_digests.size(),
-                                                " digests are more than the ",
-                                                kMaxKeepDigests, " allowed"));
+    violations.Add("keepDigests", absl::StrCat(request.keep_digests.size(),
+                                               " digests are more than the ",
+                                               kMaxKeepDigests, " allowed"));
   }
   for (size_t i = 0; i < request.keep_digests.size(); ++i) {
     if (IsDigest(request.keep_digests[i])) continue;
     violations.Add(
-        absl::StrCat("keep_digests[", i, "]"),
+        absl::StrCat("keepDigests[", i, "]"),
         absl::StrCat(Quoted(request.keep_digests[i]), " ", kDigestRule));
     break;  // One is enough to see what is wrong.
   }
   if (request.min_age < absl::ZeroDuration()) {
-    violations.Add("min_age",
-                   absl::StrCat(absl::FormatDuration(request.min_age),
-                                " must not be negative"));
+    violations.Add("minAge", absl::StrCat(absl::FormatDuration(request.min_age),
+                                          " must not be negative"));
   }
   MYC_RETURN_IF_ERROR(violations.ToStatus(kErrorDomain, "REQUEST_INVALID"));
   if (plans_ == nullptr && request.keep_digests.empty()) {

@@ -92,10 +92,10 @@ absl::Status Sync(int fd, absl::string_view what) {
 }
 
 absl::Status NotOurToken(const std::string& token) {
-  return MakeError(absl::StatusCode::kInvalidArgument, kErrorDomain,
-                   "PAGE_TOKEN_INVALID",
-                   absl::StrCat("page_token ", Quoted(token),
-                                " is not a next_page_token of this repo"));
+  FieldViolations violations;
+  violations.Add("pageToken",
+                 absl::StrCat(Quoted(token), " is no token of this repo"));
+  return violations.ToStatus(kErrorDomain, "PAGE_TOKEN_INVALID");
 }
 
 }  // namespace
@@ -273,7 +273,7 @@ absl::Status SporeStore::CheckHeader(const std::string& digest,
                    absl::StrCat(Quoted(digest), " ", kDigestRule));
   }
   if (size_bytes <= 0) {
-    violations.Add("header.size_bytes",
+    violations.Add("header.sizeBytes",
                    absl::StrCat(size_bytes, " must be at least 1"));
   }
   MYC_RETURN_IF_ERROR(violations.ToStatus(kErrorDomain, "HEADER_INVALID"));
@@ -477,7 +477,7 @@ absl::StatusOr<SporeStore::Page> SporeStore::List(int page_size,
                                                   const std::string& name) {
   FieldViolations violations;
   if (page_size < 0) {
-    violations.Add("page_size",
+    violations.Add("pageSize",
                    absl::StrCat(page_size, " must not be negative"));
   }
   if (!name.empty() && !spore::IsSporeName(name)) {
