@@ -1,0 +1,138 @@
+#include "tools/meshctl/plan_diff.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/time/time.h"
+#include "google/protobuf/duration.pb.h"
+#include "tools/meshctl/views.h"
+
+namespace mycelium::meshctl {
+namespace {
+
+using Fields = std::vector<std::pair<std::string, std::string>>;
+
+// The fields whose change makes the fabric replace instances.
+bool Replaces(const std::string& field) {
+  return field == "digest" || field == "port" || field == "require-label" ||
+         field == "spread-label";
+}
+
+std::string Text(const google::protobuf::Duration& duration) {
+  return absl::FormatDuration(absl::Seconds(duration.seconds()) +
+                              absl::Nanoseconds(duration.nanos()));
+}
+
+const std::string* Find(const Fields& fields, const std::string& name) {
+  for (const auto& [field, value] : fields) {
+    if (field == name) return &value;
+  }
+  return nullptr;
+}
+
+// Words of a shell, quoted where they must be.
+std::string ShellWord(const std::string& word) {
+  const bool plain = !word.empty() &&
+                     word.find_first_not_of(
+                         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                         "0123456789_-./:=,@%+") == std::string::npos;
+  return plain ? word
+               : absl::StrCat("'", absl::StrReplaceAll(word, {{"'", "'\\''"}}),
+                              "'");
+}
+
+}  // namespace
+
+std::vector<std::pair<std::string, std::string>> PlanFields(
+    const fabric::v1::Plan& plan) {
+  Fields fields = {{"digest", plan.digest()},
+                   {"min", absl::StrCat(plan.min())},
+                   {"max", absl::StrCat(plan.max())},
+                   {"port", absl::StrCat(plan.port())}};
+  const fabric::v1::Strategy& strategy = plan.strategy();
+  if (strategy.kind() != fabric::v1::Strategy::KIND_UNSPECIFIED) {
+    fields.emplace_back(
+        "strategy",
+        absl::StrReplaceAll(
+            StateWord(fabric::v1::Strategy::Kind_Name(strategy.kind())),
+            {{"_", "-"}}));
+  }
+  if (strategy.has_max_surge()) {
+    fields.emplace_back("max-surge", absl::StrCat(strategy.max_surge()));
+  }
+  const auto add = [&fields](const char* name, bool has,
+                             const google::protobuf::Duration& value) {
+    if (has) fields.emplace_back(name, Text(value));
+  };
+  add("min-ready", strategy.has_min_ready(), strategy.min_ready());
+  add("drain-timeout", strategy.has_drain_timeout(), strategy.drain_timeout());
+  add("stop-timeout", strategy.has_stop_timeout(), strategy.stop_timeout());
+  add("progress-deadline", strategy.has_progress_deadline(),
+      strategy.progress_deadline());
+  const std::map<std::string, std::string> labels(
+      plan.placement().required_labels().begin(),
+      plan.placement().required_labels().end());
+  for (const auto& [key, value] : labels) {
+    fields.emplace_back("require-label", absl::StrCat(key, "=", value));
+  }
+  if (!plan.placement().spread_label().empty()) {
+    fields.emplace_back("spread-label", plan.placement().spread_label());
+  }
+  return fields;
+}
+
+std::vector<PlanChange> DiffPlans(const fabric::v1::Plan* before,
+                                  const fabric::v1::Plan& after) {
+  const Fields now = PlanFields(after);
+  const Fields old = before == nullptr ? Fields() : PlanFields(*before);
+  std::vector<PlanChange> changes;
+  for (const auto& [field, value] : now) {
+    PlanChange change;
+    change.field = field;
+    change.after = value;
+    // A label is the same as before if any of those before was it.
+    const std::string* found = Find(old, field);
+    if (field == "require-label") {
+      found = nullptr;
+      for (const auto& entry : old) {
+        if (entry.first == field && entry.second == value)
+          found = &entry.second;
+      }
+    }
+    if (found != nullptr) change.before = *found;
+    change.changed = change.before != change.after;
+    change.replaces = before != nullptr && change.changed && Replaces(field);
+    changes.push_back(std::move(change));
+  }
+  for (const auto& [field, value] : old) {
+    const bool kept =
+        std::any_of(now.begin(), now.end(),
+                    [&field = field, &value = value](const auto& at) {
+                      return at.first == field &&
+                             (field != "require-label" || at.second == value);
+                    });
+    if (kept) continue;
+    changes.push_back({.field = field,
+                       .before = value,
+                       .after = "",
+                       .changed = true,
+                       .replaces = Replaces(field)});
+  }
+  return changes;
+}
+
+std::string ApplyLine(const fabric::v1::Plan& plan, int64_t revision) {
+  std::string line = absl::StrCat("meshctl apply ", plan.app_name());
+  for (const auto& [field, value] : PlanFields(plan)) {
+    absl::StrAppend(&line, " --", field, " ", ShellWord(value));
+  }
+  absl::StrAppend(&line, " --check-revision ", revision);
+  return line;
+}
+
+}  // namespace mycelium::meshctl
