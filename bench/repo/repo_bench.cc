@@ -10,6 +10,7 @@
 // which leaves out the disk.
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -62,6 +63,8 @@ struct Series {
   std::vector<double> rates;
   // Processor time of the repo for all of them; unset where it takes no part.
   absl::Duration repo_time;
+  // The same of the client, which is this process.
+  absl::Duration client_time;
 
   double Median() const {
     std::vector<double> sorted = rates;
@@ -69,6 +72,13 @@ struct Series {
     return sorted.empty() ? 0 : sorted[sorted.size() / 2];
   }
 };
+
+absl::Duration OwnProcessorTime() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return absl::DurationFromTimeval(usage.ru_utime) +
+         absl::DurationFromTimeval(usage.ru_stime);
+}
 
 double SecondsSince(absl::Duration start) {
   return absl::ToDoubleSeconds(Clock::Real()->Monotonic() - start);
@@ -248,9 +258,11 @@ using Transfer = absl::StatusOr<double>(v1::Repo::StubInterface&,
 absl::Status Measure(Transfer& transfer, const Target& target,
                      const Sample& sample, Series& series) {
   const absl::Duration before = target.process->ProcessorTime();
+  const absl::Duration own_before = OwnProcessorTime();
   MYC_ASSIGN_OR_RETURN(const double rate, transfer(*target.stub, sample));
   series.rates.push_back(rate);
   series.repo_time += target.process->ProcessorTime() - before;
+  series.client_time += OwnProcessorTime() - own_before;
   return absl::OkStatus();
 }
 
@@ -266,8 +278,9 @@ void Print(const Series& series, double sha256_rate, int64_t size_bytes) {
   if (series.repo_time > absl::ZeroDuration()) {
     const double bytes = static_cast<double>(size_bytes) *
                          static_cast<double>(series.rates.size());
-    std::printf(" %8.2f s",
-                absl::ToDoubleSeconds(series.repo_time) * 1e9 / bytes);
+    std::printf(" %8.2f s %8.2f s",
+                absl::ToDoubleSeconds(series.repo_time) * 1e9 / bytes,
+                absl::ToDoubleSeconds(series.client_time) * 1e9 / bytes);
   }
   std::printf("\n");
 }
@@ -317,10 +330,11 @@ absl::Status Run(const std::string& binary) {
       MYC_RETURN_IF_ERROR(Measure(Get, get_only, sample, get));
     }
   }
-  std::printf("spore of %ld MiB, %d rounds, %ld cores; MB/s\n", FLAGS_size_mb,
-              FLAGS_rounds, sysconf(_SC_NPROCESSORS_ONLN));
-  std::printf("%-34s %8s %8s %8s %9s %10s\n", "", "min", "median", "max",
-              "of sha256", "repo CPU/GB");
+  std::printf(
+      "spore of %ld MiB, %d rounds, %ld cores; MB/s, and processor time a GB\n",
+      FLAGS_size_mb, FLAGS_rounds, sysconf(_SC_NPROCESSORS_ONLN));
+  std::printf("%-34s %8s %8s %8s %9s %10s %10s\n", "", "min", "median", "max",
+              "of sha256", "repo CPU", "client CPU");
   for (const Series* series :
        {&sha256, &copy, &copy_sync, &put, &put_memory, &get}) {
     Print(*series, sha256.Median(), sample.size_bytes);

@@ -112,6 +112,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(
       GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  for (const auto& [name, value] : options.transport_settings) {
+    builder.AddChannelArgument(name, value);
+  }
   std::vector<std::string> names = {HealthServiceName()};
   for (const ServedService& served : options.services) {
     builder.RegisterService(served.service);

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -43,6 +44,10 @@ struct ServerOptions {
   // Takes the methods that no service has. May be null; must outlive the
   // server.
   grpc::CallbackGenericService* generic_service = nullptr;
+
+  // Settings of the transport by gRPC's names (GRPC_ARG_...), for services that
+  // carry bulk data.
+  std::vector<std::pair<std::string, int>> transport_settings;
 };
 
 // Serves gRPC with health checks (`grpc.health.v1`: the whole and each service

@@ -101,7 +101,8 @@ absl::Status Run() {
   const rpc::ServerOptions options = {
       .listen = FLAGS_listen,
       .tls = rpc::TlsFilesFromFlags(),
-      .services = {{&service, v1::Repo::service_full_name()}}};
+      .services = {{&service, v1::Repo::service_full_name()}},
+      .transport_settings = RepoService::TransportSettings()};
   MYC_ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> server,
                        rpc::Server::Start(options));
   MYC_RETURN_IF_ERROR(rpc::WritePortFile(FLAGS_port_file, server->address()));

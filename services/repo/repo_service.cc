@@ -21,7 +21,11 @@ namespace mycelium::repo {
 namespace {
 
 // The contract's limit.
-constexpr size_t kMaxChunkBytes = size_t{1} << 20;
+constexpr int kMaxChunkBytes = 1 << 20;
+
+// What a client may send ahead: bounds memory, and with the round-trip time the
+// speed of one upload (at 20 ms, 100 MB/s).
+constexpr int kReceiveWindowBytes = 2 << 20;
 
 // What Get sends at a time: fits the second-level cache, so that the bytes are
 // still there when the socket takes them.
@@ -195,7 +199,7 @@ class RepoService::PutReactor final
       }
       chunk = {.pieces = {request->chunk()}, .owner = request};
     }
-    if (const size_t size = chunk.SizeBytes(); size > kMaxChunkBytes) {
+    if (const size_t size = chunk.SizeBytes(); size > size_t{kMaxChunkBytes}) {
       upload_->Cancel(HeaderInvalid(
           "chunk", absl::StrCat("has ", size, " bytes, more than the ",
                                 kMaxChunkBytes, " allowed")));
@@ -367,6 +371,15 @@ class RepoService::GetReactor final
   grpc::ByteBuffer writing_ ABSL_GUARDED_BY(mutex_);
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
+
+std::vector<std::pair<std::string, int>> RepoService::TransportSettings() {
+  return {
+      // The probe would let the window grow to many times this.
+      {GRPC_ARG_HTTP2_BDP_PROBE, 0},
+      {GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kReceiveWindowBytes},
+      {GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kMaxChunkBytes},
+  };
+}
 
 RepoService::RepoService(SporeStore* store, Collector* collector,
                          const Options& options)

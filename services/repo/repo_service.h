@@ -4,6 +4,9 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -35,6 +38,10 @@ class RepoService final
     // upload without a header.
     absl::Duration stall_timeout = absl::Seconds(60);
   };
+
+  // What a server that carries spores needs: frames as large as chunks, and a
+  // bound on what it receives ahead of the upload. For rpc::ServerOptions.
+  static std::vector<std::pair<std::string, int>> TransportSettings();
 
   // Both must outlive the service.
   RepoService(SporeStore* store, Collector* collector, const Options& options);

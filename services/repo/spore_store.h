@@ -62,7 +62,7 @@ class SporeStore {
     int64_t max_spore_bytes = spore::Limits().max_file_bytes;
     int max_uploads = 32;
     // What one upload may keep in memory while disk and hashing lag behind.
-    size_t max_queued_bytes = size_t{4} << 20;
+    size_t max_queued_bytes = size_t{3} << 20;
     absl::Duration upload_idle_timeout = absl::Seconds(30);
     // Who may sign; null accepts every valid signature. Must outlive the store.
     TrustStoreFile* trust = nullptr;
