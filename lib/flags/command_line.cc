@@ -71,7 +71,8 @@ void ParseCommandLine(const std::string& description, int argc, char** argv) {
     if (argument == "--") break;
     if (argument == "--help" || argument == "-help" || argument == "-h") {
       std::fputs(HelpText(description).c_str(), stdout);
-      std::exit(0);
+      // No thread runs yet.
+      std::exit(0);  // NOLINT(concurrency-mt-unsafe)
     }
   }
   gflags::SetVersionString(kVersion);
@@ -80,7 +81,7 @@ void ParseCommandLine(const std::string& description, int argc, char** argv) {
   if (argc > 1) {
     std::fprintf(stderr, "%s: '%s' is no flag; see %s --help\n", argv[0],
                  argv[1], argv[0]);
-    std::exit(2);
+    std::exit(2);  // NOLINT(concurrency-mt-unsafe)
   }
 }
 

@@ -27,7 +27,8 @@ void Parse(std::vector<std::string> arguments) {
   for (std::string& argument : arguments) argv.push_back(argument.data());
   ParseCommandLine("sample is for tests.", static_cast<int>(argv.size()),
                    argv.data());
-  std::exit(FLAGS_sample_count);
+  // The process of a death test has this thread alone.
+  std::exit(FLAGS_sample_count);  // NOLINT(concurrency-mt-unsafe)
 }
 
 TEST(HelpTextTest, ShowsOurFlagsWithDefaultsAndTexts) {
