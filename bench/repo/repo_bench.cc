@@ -10,6 +10,7 @@
 // which leaves out the disk.
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -33,9 +34,11 @@
 #include "absl/strings/strip.h"
 #include "absl/time/time.h"
 #include "gflags/gflags.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
 #include "lib/base/clock.h"
 #include "lib/base/file.h"
+#include "lib/base/mutex.h"
 #include "lib/base/status_macros.h"
 #include "lib/crypto/ed25519.h"
 #include "lib/rpc/channel.h"
@@ -49,22 +52,25 @@ DEFINE_string(dir, "/tmp", "directory on the disk to measure");
 DEFINE_string(memory_dir, "/dev/shm", "directory in memory");
 DEFINE_int64(size_mb, 512, "size of the spore in MiB, 1 to 2000");
 DEFINE_int32(rounds, 5, "rounds, 1 to 1000");
-DEFINE_string(only, "",
-              "what to measure, for a profiler: sha256, copy, put, put_memory "
-              "or get; all if unset");
+DEFINE_string(
+    only, "",
+    "what to measure, for a profiler: sha256, copy, put, put_plainly, "
+    "put_memory or get; all if unset");
 DEFINE_int32(chunk_kb, 1024, "bytes of a Put message in KiB, 1 to 1024");
 
 namespace mycelium::repo {
 namespace {
 
+constexpr absl::Duration kTimeout = absl::Minutes(5);
+
 // Rates of one kind of transfer, in bytes a second.
 struct Series {
   std::string name;
-  std::vector<double> rates;
+  std::vector<double> rates = {};
   // Processor time of the repo for all of them; unset where it takes no part.
-  absl::Duration repo_time;
+  absl::Duration repo_time = absl::ZeroDuration();
   // The same of the client, which is this process.
-  absl::Duration client_time;
+  absl::Duration client_time = absl::ZeroDuration();
 
   double Median() const {
     std::vector<double> sorted = rates;
@@ -91,11 +97,26 @@ absl::StatusOr<TempDirectory> MakeTemp(const std::string& parent) {
   return TempDirectory::Create("repo_bench.");
 }
 
+// A repo and a channel to it.
+struct Target {
+  std::unique_ptr<RepoProcess> process;
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<v1::Repo::Stub> stub;
+};
+
+// A spore in memory.
 struct Sample {
   std::string path;
   std::string digest;
   int64_t size_bytes = 0;
+  void* mapped = nullptr;
+
+  absl::string_view Bytes() const {
+    return {static_cast<const char*>(mapped), static_cast<size_t>(size_bytes)};
+  }
 };
+
+size_t ChunkBytes() { return static_cast<size_t>(FLAGS_chunk_kb) << 10; }
 
 absl::StatusOr<Sample> MakeSample(const std::string& directory) {
   const std::string binary = JoinPath(directory, "binary");
@@ -125,6 +146,10 @@ absl::StatusOr<Sample> MakeSample(const std::string& directory) {
   sample.digest = packed.digest;
   sample.size_bytes = packed.size_bytes;
   unlink(binary.c_str());
+  const UniqueFd fd(open(sample.path.c_str(), O_RDONLY | O_CLOEXEC));
+  sample.mapped = mmap(nullptr, static_cast<size_t>(sample.size_bytes),
+                       PROT_READ, MAP_SHARED | MAP_POPULATE, fd.get(), 0);
+  if (sample.mapped == MAP_FAILED) return ErrnoStatus(errno, "cannot map");
   return sample;
 }
 
@@ -176,45 +201,131 @@ absl::Status Copy(const Sample& sample, const std::string& to, Series& copied,
   return absl::OkStatus();
 }
 
-absl::StatusOr<double> Put(v1::Repo::StubInterface& repo,
-                           const Sample& sample) {
-  const UniqueFd in(open(sample.path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!in.valid()) return ErrnoStatus(errno, "cannot read the sample");
-  grpc::ClientContext context;
-  rpc::SetDeadline(context, absl::Minutes(5));
-  const absl::Duration start = Clock::Real()->Monotonic();
-  v1::PutResponse response;
-  const std::unique_ptr<grpc::ClientWriterInterface<v1::PutRequest>> writer =
-      repo.Put(&context, &response);
-  v1::PutRequest request;
-  request.mutable_header()->set_digest(sample.digest);
-  request.mutable_header()->set_size_bytes(sample.size_bytes);
-  bool open = writer->Write(request);
-  const size_t chunk_bytes = static_cast<size_t>(FLAGS_chunk_kb) << 10;
-  while (open) {
-    std::string& chunk = *request.mutable_chunk();
-    chunk.resize(chunk_bytes);
-    const ssize_t got = read(in.get(), chunk.data(), chunk.size());
-    if (got <= 0) break;
-    chunk.resize(static_cast<size_t>(got));
-    open = writer->Write(request);
-  }
-  writer->WritesDone();
-  MYC_RETURN_IF_ERROR(rpc::ToAbslStatus(writer->Finish()));
+absl::StatusOr<double> PutRate(const v1::PutResponse& response,
+                               const Sample& sample, absl::Duration start) {
   const double seconds = SecondsSince(start);
   if (response.existed()) return absl::InternalError("the spore was there");
   return static_cast<double>(sample.size_bytes) / seconds;
 }
 
-absl::StatusOr<double> Get(v1::Repo::StubInterface& repo,
-                           const Sample& sample) {
+// Puts as every program can: through the generated classes, which copy each
+// chunk twice.
+absl::StatusOr<double> PutPlainly(const Target& target, const Sample& sample) {
   grpc::ClientContext context;
-  rpc::SetDeadline(context, absl::Minutes(5));
+  rpc::SetDeadline(context, kTimeout);
+  const absl::Duration start = Clock::Real()->Monotonic();
+  v1::PutResponse response;
+  const std::unique_ptr<grpc::ClientWriterInterface<v1::PutRequest>> writer =
+      target.stub->Put(&context, &response);
+  v1::PutRequest request;
+  request.mutable_header()->set_digest(sample.digest);
+  request.mutable_header()->set_size_bytes(sample.size_bytes);
+  bool open = writer->Write(request);
+  for (absl::string_view rest = sample.Bytes(); open && !rest.empty();) {
+    const absl::string_view chunk = rest.substr(0, ChunkBytes());
+    rest.remove_prefix(chunk.size());
+    request.set_chunk(std::string(chunk));
+    open = writer->Write(request);
+  }
+  writer->WritesDone();
+  MYC_RETURN_IF_ERROR(rpc::ToAbslStatus(writer->Finish()));
+  return PutRate(response, sample, start);
+}
+
+// Sends a spore from memory without copying it.
+class PutReactor final
+    : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  PutReactor(const Target& target, const Sample& sample)
+      : rest_(sample.Bytes()) {
+    rpc::SetDeadline(context_, kTimeout);
+    v1::PutRequest header;
+    header.mutable_header()->set_digest(sample.digest);
+    header.mutable_header()->set_size_bytes(sample.size_bytes);
+    const grpc::Slice slice(header.SerializeAsString());
+    message_ = grpc::ByteBuffer(&slice, 1);
+    grpc::TemplatedGenericStub<grpc::ByteBuffer, grpc::ByteBuffer>(
+        target.channel)
+        .PrepareBidiStreamingCall(
+            &context_, absl::StrCat("/", v1::Repo::service_full_name(), "/Put"),
+            {}, this);
+    StartWrite(&message_);
+    StartRead(&answer_);
+    StartCall();
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return;
+    if (rest_.empty()) {
+      StartWritesDone();
+      return;
+    }
+    const absl::string_view chunk = rest_.substr(0, ChunkBytes());
+    rest_.remove_prefix(chunk.size());
+    // PutRequest.chunk: its tag and length, then the bytes as they are.
+    std::string prefix = "\x12";
+    size_t length = chunk.size();
+    for (; length >= 0x80; length >>= 7) {
+      prefix.push_back(static_cast<char>(length | 0x80));
+    }
+    prefix.push_back(static_cast<char>(length));
+    const std::array<grpc::Slice, 2> slices = {
+        grpc::Slice(prefix),
+        grpc::Slice(chunk.data(), chunk.size(), grpc::Slice::STATIC_SLICE)};
+    message_ = grpc::ByteBuffer(slices.data(), slices.size());
+    StartWrite(&message_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    MutexLock lock(mutex_);
+    status_ = rpc::ToAbslStatus(status);
+    done_ = true;
+    changed_.NotifyAll();
+  }
+
+  absl::StatusOr<v1::PutResponse> Wait() {
+    MutexLock lock(mutex_);
+    while (!done_) changed_.Wait(mutex_);
+    MYC_RETURN_IF_ERROR(status_);
+    std::vector<grpc::Slice> slices;
+    v1::PutResponse response;
+    std::string bytes;
+    if (!answer_.Dump(&slices).ok()) return absl::InternalError("no answer");
+    for (const grpc::Slice& slice : slices) {
+      bytes.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+    }
+    if (!response.ParseFromString(bytes))
+      return absl::InternalError("no answer");
+    return response;
+  }
+
+ private:
+  grpc::ClientContext context_;
+  absl::string_view rest_;
+  grpc::ByteBuffer message_;
+  grpc::ByteBuffer answer_;
+
+  Mutex mutex_;
+  CondVar changed_;
+  bool done_ = false;
+  absl::Status status_;
+};
+
+absl::StatusOr<double> Put(const Target& target, const Sample& sample) {
+  const absl::Duration start = Clock::Real()->Monotonic();
+  PutReactor reactor(target, sample);
+  MYC_ASSIGN_OR_RETURN(const v1::PutResponse response, reactor.Wait());
+  return PutRate(response, sample, start);
+}
+
+absl::StatusOr<double> Get(const Target& target, const Sample& sample) {
+  grpc::ClientContext context;
+  rpc::SetDeadline(context, kTimeout);
   v1::GetRequest request;
   request.set_digest(sample.digest);
   const absl::Duration start = Clock::Real()->Monotonic();
   const std::unique_ptr<grpc::ClientReaderInterface<v1::GetResponse>> reader =
-      repo.Get(&context, request);
+      target.stub->Get(&context, request);
   v1::GetResponse response;
   int64_t received = 0;
   while (reader->Read(&response)) {
@@ -226,40 +337,33 @@ absl::StatusOr<double> Get(v1::Repo::StubInterface& repo,
   return static_cast<double>(sample.size_bytes) / seconds;
 }
 
-absl::Status Delete(v1::Repo::StubInterface& repo, const Sample& sample) {
+absl::Status Delete(const Target& target, const Sample& sample) {
   grpc::ClientContext context;
-  rpc::SetDeadline(context, absl::Minutes(1));
+  rpc::SetDeadline(context, kTimeout);
   v1::DeleteRequest request;
   request.set_digest(sample.digest);
   request.set_force(true);
   v1::DeleteResponse response;
-  return rpc::ToAbslStatus(repo.Delete(&context, request, &response));
+  return rpc::ToAbslStatus(target.stub->Delete(&context, request, &response));
 }
-
-// A repo and a channel to it.
-struct Target {
-  std::unique_ptr<RepoProcess> process;
-  std::unique_ptr<v1::Repo::Stub> stub;
-};
 
 absl::StatusOr<Target> StartTarget(const std::string& binary,
                                    const std::string& directory) {
   Target target;
   MYC_ASSIGN_OR_RETURN(target.process, RepoProcess::Start(binary, directory));
-  MYC_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
+  MYC_ASSIGN_OR_RETURN(target.channel,
                        rpc::Connect(target.process->address(), {}));
-  target.stub = v1::Repo::NewStub(channel);
+  target.stub = v1::Repo::NewStub(target.channel);
   return target;
 }
 
-using Transfer = absl::StatusOr<double>(v1::Repo::StubInterface&,
-                                        const Sample&);
+using Transfer = absl::StatusOr<double>(const Target&, const Sample&);
 
 absl::Status Measure(Transfer& transfer, const Target& target,
                      const Sample& sample, Series& series) {
   const absl::Duration before = target.process->ProcessorTime();
   const absl::Duration own_before = OwnProcessorTime();
-  MYC_ASSIGN_OR_RETURN(const double rate, transfer(*target.stub, sample));
+  MYC_ASSIGN_OR_RETURN(const double rate, transfer(target, sample));
   series.rates.push_back(rate);
   series.repo_time += target.process->ProcessorTime() - before;
   series.client_time += OwnProcessorTime() - own_before;
@@ -302,6 +406,8 @@ absl::Status Run(const std::string& binary) {
   Series copy_sync{.name = "file copy with fsync"};
   Series put{.name = "Put (durable)"};
   Series put_memory{.name = "Put (data directory in memory)"};
+  Series put_plainly{.name = "Put (durable), generated classes"};
+  Series get_cold{.name = "Get, first after Put: from disk"};
   Series get{.name = "Get"};
   const auto measures = [](absl::string_view what) {
     return FLAGS_only.empty() || FLAGS_only == what;
@@ -317,15 +423,21 @@ absl::Status Run(const std::string& binary) {
     }
     if (measures("put")) {
       MYC_RETURN_IF_ERROR(Measure(Put, on_disk, sample, put));
-      MYC_RETURN_IF_ERROR(Delete(*on_disk.stub, sample));
+      MYC_RETURN_IF_ERROR(Measure(Get, on_disk, sample, get_cold));
+      MYC_RETURN_IF_ERROR(Delete(on_disk, sample));
+    }
+    if (measures("put_plainly")) {
+      MYC_RETURN_IF_ERROR(Measure(PutPlainly, on_disk, sample, put_plainly));
+      MYC_RETURN_IF_ERROR(Delete(on_disk, sample));
     }
     if (measures("put_memory")) {
       MYC_RETURN_IF_ERROR(Measure(Put, in_memory, sample, put_memory));
-      MYC_RETURN_IF_ERROR(Delete(*in_memory.stub, sample));
+      MYC_RETURN_IF_ERROR(Delete(in_memory, sample));
     }
     if (measures("get")) {
       if (round == 0) {
-        MYC_RETURN_IF_ERROR(Put(*get_only.stub, sample).status());
+        MYC_RETURN_IF_ERROR(Put(get_only, sample).status());
+        MYC_RETURN_IF_ERROR(Get(get_only, sample).status());
       }
       MYC_RETURN_IF_ERROR(Measure(Get, get_only, sample, get));
     }
@@ -335,8 +447,8 @@ absl::Status Run(const std::string& binary) {
       FLAGS_size_mb, FLAGS_rounds, sysconf(_SC_NPROCESSORS_ONLN));
   std::printf("%-34s %8s %8s %8s %9s %10s %10s\n", "", "min", "median", "max",
               "of sha256", "repo CPU", "client CPU");
-  for (const Series* series :
-       {&sha256, &copy, &copy_sync, &put, &put_memory, &get}) {
+  for (const Series* series : {&sha256, &copy, &copy_sync, &put, &put_plainly,
+                               &put_memory, &get_cold, &get}) {
     Print(*series, sha256.Median(), sample.size_bytes);
   }
   std::printf("peak resident memory of the repo: %ld KiB\n",
