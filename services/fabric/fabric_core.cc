@@ -106,10 +106,7 @@ void FabricCore::Settle() {
     before = store_.Revision();
     feed_->Pump();
     Tick();
-    while (driver_.NextDue() <=
-           clock_.Monotonic() + ReconcileDriver::kDebounce) {
-      if (!driver_.RunDue()) break;
-    }
+    driver_.RunDue(clock_.Monotonic() + ReconcileDriver::kDebounce);
   }
 }
 

@@ -85,6 +85,14 @@ void NodeRegistry::Join(const v1::JoinNodeRequest& request,
   if (*alive != nullptr && (*alive)->lease == previous) {
     const absl::StatusOr<absl::Duration> ttl = store_.KeepAlive(previous);
     if (ttl.ok()) {
+      {
+        // As good as a heartbeat.
+        MutexLock lock(mutex_);
+        const auto holder = holders_.find(request.node().node_id());
+        if (holder != holders_.end()) {
+          holder->second.last_heartbeat = clock_.Monotonic();
+        }
+      }
       Write<v1::JoinNodeResponse>(
           &store_,
           [this, request, previous, ttl = *ttl] {

@@ -69,16 +69,15 @@ void ReconcileDriver::Run() {
       }
       if (stopping_) return;
     }
-    RunDue();
+    RunDue(clock_.Monotonic());
   }
 }
 
-bool ReconcileDriver::RunDue() {
+void ReconcileDriver::RunDue(absl::Duration time) {
   std::vector<std::string> apps;
   {
     MutexLock lock(mutex_);
-    const absl::Duration now = clock_.Monotonic();
-    while (!due_.empty() && due_.begin()->first <= now) {
+    while (!due_.empty() && due_.begin()->first <= time) {
       apps.push_back(due_.begin()->second);
       apps_[apps.back()].due = absl::InfiniteDuration();
       due_.erase(due_.begin());
@@ -94,12 +93,6 @@ bool ReconcileDriver::RunDue() {
     MakeDue(app,
             clock_.Monotonic() + (done.ok() ? kDebounce : kRetryAfterError));
   }
-  return !apps.empty();
-}
-
-absl::Duration ReconcileDriver::NextDue() {
-  MutexLock lock(mutex_);
-  return due_.empty() ? absl::InfiniteDuration() : due_.begin()->first;
 }
 
 void ReconcileDriver::MakeDue(absl::string_view app, absl::Duration at) {

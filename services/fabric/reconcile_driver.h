@@ -45,13 +45,9 @@ class ReconcileDriver final : public ChangeConsumer {
   void Start();
   void Stop();
 
-  // Reconciles all apps that are due now, on the calling thread; without
-  // Start() only. Returns whether there were any.
-  bool RunDue();
-
-  // When RunDue() has something to do if nothing changes, on the clock's
-  // monotonic scale.
-  absl::Duration NextDue();
+  // Reconciles all apps that are due by `time` on the clock's monotonic scale,
+  // on the calling thread; for others than the driver without Start() only.
+  void RunDue(absl::Duration time);
 
   void Reset(const StoreSnapshot& snapshot) override;
   void Apply(const Batch& batch) override;

@@ -1,0 +1,550 @@
+// Measures a real fabric process over loopback, and etcd beside it in the same
+// run if it is installed: put -> delivered latency, delivered events a second,
+// processor time per delivered event and memory per watcher at 1, 100 and 1,000
+// watchers, each on a connection of its own; and durable puts a second.
+//
+//   bazel build //bench/fabric:fabric_bench
+//   bazel-bin/bench/fabric/fabric_bench [--watchers=1,100,1000]
+//
+// The client runs on the same machine and takes its share of the processor, for
+// both alike. Take ratios, not numbers.
+
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "bench/fabric/etcd.grpc.pb.h"
+#include "gflags/gflags.h"
+#include "grpcpp/grpcpp.h"
+#include "lib/base/clock.h"
+#include "lib/base/file.h"
+#include "lib/base/mutex.h"
+#include "lib/rpc/channel.h"
+#include "mycelium/fabric/v1/fabric.grpc.pb.h"
+
+DEFINE_string(fabric, "",
+              "the fabric's binary; found beside this one if unset");
+DEFINE_string(etcd, "/usr/bin/etcd", "etcd's binary; skipped if not there");
+DEFINE_string(dir, "/tmp", "directory on the disk to measure");
+DEFINE_string(watchers, "1,100,1000", "numbers of watchers");
+DEFINE_int32(latency_puts, 100, "puts of which the latency is measured");
+DEFINE_double(latency_rate, 20, "of these, so many a second");
+DEFINE_double(seconds, 4, "length of each saturated measurement");
+DEFINE_int32(keys, 1000, "different keys that are put");
+DEFINE_string(only, "", "fabric or etcd; both if unset");
+
+extern char** environ;
+
+namespace mycelium::bench {
+namespace {
+
+absl::Duration Now() { return Clock::Real()->Monotonic(); }
+
+// A program and what it costs.
+class Process {
+ public:
+  Process(const std::vector<std::string>& words, const std::string& log) {
+    std::vector<std::string> copy = words;
+    std::vector<char*> argv;
+    for (std::string& word : copy) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log.c_str(),
+                                     O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
+    if (posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ) !=
+        0) {
+      pid_ = -1;
+    }
+    posix_spawn_file_actions_destroy(&actions);
+  }
+  ~Process() {
+    if (pid_ <= 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+
+  // Processor time that it has used.
+  absl::Duration Cpu() const {
+    const absl::StatusOr<std::string> stat =
+        ReadFile(absl::StrCat("/proc/", pid_, "/stat"));
+    if (!stat.ok()) return absl::ZeroDuration();
+    const std::vector<absl::string_view> fields =
+        absl::StrSplit(stat->substr(stat->rfind(')') + 2), ' ');
+    int64_t user = 0;
+    int64_t system = 0;
+    if (fields.size() < 13 || !absl::SimpleAtoi(fields[11], &user) ||
+        !absl::SimpleAtoi(fields[12], &system)) {
+      return absl::ZeroDuration();
+    }
+    return absl::Seconds(user + system) / sysconf(_SC_CLK_TCK);
+  }
+
+  // Resident memory in kB.
+  int64_t MemoryKb() const {
+    const absl::StatusOr<std::string> status =
+        ReadFile(absl::StrCat("/proc/", pid_, "/status"));
+    if (!status.ok()) return 0;
+    for (absl::string_view line : absl::StrSplit(*status, '\n')) {
+      if (!absl::ConsumePrefix(&line, "VmRSS:")) continue;
+      int64_t kb = 0;
+      if (absl::SimpleAtoi(absl::StripSuffix(line, " kB"), &kb)) return kb;
+    }
+    return 0;
+  }
+
+ private:
+  pid_t pid_ = -1;
+};
+
+// Called for each change that a watcher is told, with the time that was put.
+using OnChange = std::function<void(absl::Duration put_at)>;
+
+// What is measured. A put carries the time of the client's clock.
+class Target {
+ public:
+  virtual ~Target() = default;
+  virtual std::string name() const = 0;
+  virtual const Process& process() const = 0;
+  // A connection for puts, of which any number may run at once.
+  virtual std::function<void(int key, std::function<void(bool)>)> Putter() = 0;
+  // A watch of everything on a connection of its own; ends with the returned
+  // object. `synced` is called when it has begun.
+  virtual std::shared_ptr<void> Watch(std::function<void()> synced,
+                                      OnChange on_change) = 0;
+};
+
+// A stream of messages that calls back for each, until it is destroyed.
+template <typename Message>
+class Reader : public grpc::ClientReadReactor<Message> {
+ public:
+  explicit Reader(std::function<void(const Message&)> take)
+      : take_(std::move(take)) {}
+
+  grpc::ClientContext* context() { return &context_; }
+  void Begin() {
+    this->StartRead(&message_);
+    this->StartCall();
+  }
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    take_(message_);
+    this->StartRead(&message_);
+  }
+  void OnDone(const grpc::Status&) override {
+    MutexLock lock(mutex_);
+    done_ = true;
+    changed_.NotifyAll();
+  }
+  void End() {
+    context_.TryCancel();
+    MutexLock lock(mutex_);
+    while (!done_) changed_.Wait(mutex_);
+  }
+
+ private:
+  grpc::ClientContext context_;
+  const std::function<void(const Message&)> take_;
+  Message message_;
+  Mutex mutex_;
+  CondVar changed_;
+  bool done_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// One unary call, which lives until it is answered.
+template <typename Request, typename Response>
+struct Call {
+  grpc::ClientContext context;
+  Request request;
+  Response response;
+};
+
+class FabricTarget final : public Target {
+ public:
+  explicit FabricTarget(const std::string& directory)
+      : process_({FLAGS_fabric, "--listen=127.0.0.1:0",
+                  absl::StrCat("--port_file=", directory, "/port"),
+                  absl::StrCat("--data_dir=", directory, "/fabric")},
+                 absl::StrCat(directory, "/fabric.log")) {
+    for (int i = 0; i < 1000 && address_.empty(); ++i) {
+      const absl::StatusOr<std::string> text =
+          ReadFile(absl::StrCat(directory, "/port"));
+      if (text.ok()) address_ = std::string(absl::StripSuffix(*text, "\n"));
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+  }
+
+  std::string name() const override { return "fabric"; }
+  const Process& process() const override { return process_; }
+
+  std::function<void(int, std::function<void(bool)>)> Putter() override {
+    std::shared_ptr<fabric::v1::Fabric::Stub> stub =
+        fabric::v1::Fabric::NewStub(*rpc::Connect(address_, {}));
+    return [stub](int key, std::function<void(bool)> done) {
+      auto call = std::make_shared<
+          Call<fabric::v1::PutPlanRequest, fabric::v1::PutPlanResponse>>();
+      rpc::SetDeadline(call->context, absl::Seconds(30));
+      fabric::v1::Plan& plan = *call->request.mutable_plan();
+      plan.set_app_name(absl::StrCat("app-", key));
+      plan.set_digest(std::string(64, 'a'));
+      plan.set_max(1);
+      // The only field that takes a time; up to an hour.
+      const int64_t ns =
+          absl::ToInt64Nanoseconds(Now()) % (int64_t{3600} * 1'000'000'000);
+      google::protobuf::Duration* time =
+          plan.mutable_strategy()->mutable_min_ready();
+      time->set_seconds(ns / 1'000'000'000);
+      time->set_nanos(static_cast<int32_t>(ns % 1'000'000'000));
+      stub->async()->PutPlan(&call->context, &call->request, &call->response,
+                             [call, stub, done](const grpc::Status& status) {
+                               done(status.ok());
+                             });
+    };
+  }
+
+  std::shared_ptr<void> Watch(std::function<void()> synced,
+                              OnChange on_change) override {
+    using Response = fabric::v1::WatchPlansResponse;
+    struct Handle {
+      std::unique_ptr<fabric::v1::Fabric::Stub> stub;
+      fabric::v1::WatchPlansRequest request;
+      std::unique_ptr<Reader<Response>> reader;
+      ~Handle() { reader->End(); }
+    };
+    auto handle = std::make_shared<Handle>();
+    handle->stub = fabric::v1::Fabric::NewStub(*rpc::Connect(address_, {}));
+    handle->reader = std::make_unique<Reader<Response>>(
+        [synced, on_change](const Response& message) {
+          if (message.kind() == fabric::v1::WATCH_KIND_SNAPSHOT_END) synced();
+          if (message.kind() != fabric::v1::WATCH_KIND_CHANGE) return;
+          const int64_t hours = absl::ToInt64Hours(Now());
+          for (const fabric::v1::PlanChange& change : message.changes()) {
+            const auto& time = change.put().strategy().min_ready();
+            on_change(absl::Hours(hours) + absl::Seconds(time.seconds()) +
+                      absl::Nanoseconds(time.nanos()));
+          }
+        });
+    handle->stub->async()->WatchPlans(handle->reader->context(),
+                                      &handle->request, handle->reader.get());
+    handle->reader->Begin();
+    return handle;
+  }
+
+ private:
+  Process process_;
+  std::string address_;
+};
+
+// A stream that sends one request and then only reads.
+class EtcdReader : public grpc::ClientBidiReactor<etcdserverpb::WatchRequest,
+                                                  etcdserverpb::WatchResponse> {
+ public:
+  EtcdReader(const std::string& address, std::function<void()> synced,
+             OnChange on_change)
+      : stub_(etcdserverpb::Watch::NewStub(*rpc::Connect(address, {}))),
+        synced_(std::move(synced)),
+        on_change_(std::move(on_change)) {
+    request_.mutable_create_request()->set_key("app-");
+    request_.mutable_create_request()->set_range_end("app.");
+    stub_->async()->Watch(&context_, this);
+    StartWrite(&request_);
+    StartRead(&response_);
+    StartCall();
+  }
+  ~EtcdReader() override {
+    context_.TryCancel();
+    MutexLock lock(mutex_);
+    while (!done_) changed_.Wait(mutex_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    if (response_.created()) synced_();
+    for (const etcdserverpb::Event& event : response_.events()) {
+      int64_t ns = 0;
+      if (!absl::SimpleAtoi(absl::string_view(event.kv().value()).substr(0, 20),
+                            &ns)) {
+        continue;
+      }
+      on_change_(absl::Nanoseconds(ns));
+    }
+    StartRead(&response_);
+  }
+  void OnDone(const grpc::Status&) override {
+    MutexLock lock(mutex_);
+    done_ = true;
+    changed_.NotifyAll();
+  }
+
+ private:
+  grpc::ClientContext context_;
+  const std::unique_ptr<etcdserverpb::Watch::Stub> stub_;
+  const std::function<void()> synced_;
+  const OnChange on_change_;
+  etcdserverpb::WatchRequest request_;
+  etcdserverpb::WatchResponse response_;
+  Mutex mutex_;
+  CondVar changed_;
+  bool done_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+class EtcdTarget final : public Target {
+ public:
+  EtcdTarget(const std::string& directory, int port)
+      : address_(absl::StrCat("127.0.0.1:", port)),
+        process_(
+            {FLAGS_etcd, absl::StrCat("--data-dir=", directory, "/etcd"),
+             absl::StrCat("--listen-client-urls=http://", address_),
+             absl::StrCat("--advertise-client-urls=http://", address_),
+             absl::StrCat("--listen-peer-urls=http://127.0.0.1:", port + 1),
+             absl::StrCat("--initial-advertise-peer-urls="
+                          "http://127.0.0.1:",
+                          port + 1),
+             absl::StrCat("--initial-cluster=default=http://127.0.0.1:",
+                          port + 1),
+             "--log-level=error"},
+            absl::StrCat(directory, "/etcd.log")) {
+    const auto put = Putter();
+    for (int i = 0; i < 200; ++i) {
+      std::atomic<int> state = 0;
+      put(0, [&state](bool ok) { state = ok ? 1 : 2; });
+      while (state == 0) absl::SleepFor(absl::Milliseconds(5));
+      if (state == 1) return;
+      absl::SleepFor(absl::Milliseconds(50));
+    }
+  }
+
+  std::string name() const override { return "etcd"; }
+  const Process& process() const override { return process_; }
+
+  std::function<void(int, std::function<void(bool)>)> Putter() override {
+    std::shared_ptr<etcdserverpb::KV::Stub> stub =
+        etcdserverpb::KV::NewStub(*rpc::Connect(address_, {}));
+    return [stub](int key, std::function<void(bool)> done) {
+      auto call = std::make_shared<
+          Call<etcdserverpb::PutRequest, etcdserverpb::PutResponse>>();
+      rpc::SetDeadline(call->context, absl::Seconds(30));
+      call->request.set_key(absl::StrCat("app-", key));
+      // About as long as a plan.
+      call->request.set_value(absl::StrFormat(
+          "%020d%s", absl::ToInt64Nanoseconds(Now()), std::string(120, 'x')));
+      stub->async()->Put(&call->context, &call->request, &call->response,
+                         [call, stub, done](const grpc::Status& status) {
+                           done(status.ok());
+                         });
+    };
+  }
+
+  std::shared_ptr<void> Watch(std::function<void()> synced,
+                              OnChange on_change) override {
+    return std::make_shared<EtcdReader>(address_, std::move(synced),
+                                        std::move(on_change));
+  }
+
+ private:
+  const std::string address_;
+  Process process_;
+};
+
+// Keeps `depth` puts running for `time`. Returns puts a second.
+double PutFor(Target& target, int depth, absl::Duration time) {
+  struct State {
+    std::atomic<bool> stop = false;
+    std::atomic<int> running = 0;
+    std::atomic<int64_t> done = 0;
+    std::atomic<int64_t> failed = 0;
+    std::atomic<int> next_key = 0;
+  };
+  auto state = std::make_shared<State>();
+  // One connection carries about 16 puts at a time.
+  const int connections = (depth + 15) / 16;
+  std::vector<std::function<void(int, std::function<void(bool)>)>> putters;
+  for (int i = 0; i < connections; ++i) putters.push_back(target.Putter());
+  std::function<void(int)> start = [&](int writer) {
+    putters[static_cast<size_t>(writer % connections)](
+        state->next_key.fetch_add(1) % FLAGS_keys,
+        [state, writer, &start](bool ok) {
+          (ok ? state->done : state->failed).fetch_add(1);
+          if (state->stop) {
+            state->running.fetch_sub(1);
+          } else {
+            start(writer);
+          }
+        });
+  };
+  const absl::Duration begin = Now();
+  for (int i = 0; i < depth; ++i) {
+    state->running.fetch_add(1);
+    start(i);
+  }
+  absl::SleepFor(time);
+  const int64_t done = state->done;
+  const absl::Duration took = Now() - begin;
+  state->stop = true;
+  while (state->running > 0) absl::SleepFor(absl::Milliseconds(1));
+  if (state->failed > 0) {
+    absl::FPrintF(stderr, "%d puts failed\n", state->failed.load());
+  }
+  return static_cast<double>(done) / absl::ToDoubleSeconds(took);
+}
+
+double Percentile(std::vector<double>& values, double share) {
+  if (values.empty()) return 0;
+  const size_t at =
+      std::min(values.size() - 1,
+               static_cast<size_t>(share * static_cast<double>(values.size())));
+  std::nth_element(values.begin(),
+                   values.begin() + static_cast<std::ptrdiff_t>(at),
+                   values.end());
+  return values[at];
+}
+
+void Measure(Target& target, int watcher_count) {
+  Mutex mutex;
+  std::vector<double> latencies_ms;
+  std::atomic<bool> sampling = false;
+  std::atomic<int64_t> delivered = 0;
+  std::atomic<int> synced = 0;
+
+  const int64_t memory_before = target.process().MemoryKb();
+  std::vector<std::shared_ptr<void>> watchers;
+  for (int i = 0; i < watcher_count; ++i) {
+    watchers.push_back(target.Watch(
+        [&synced] { ++synced; },
+        [&](absl::Duration put_at) {
+          delivered.fetch_add(1, std::memory_order_relaxed);
+          if (!sampling.load(std::memory_order_relaxed)) return;
+          const double ms = absl::ToDoubleMilliseconds(Now() - put_at);
+          MutexLock lock(mutex);
+          latencies_ms.push_back(ms);
+        }));
+  }
+  while (synced < watcher_count) absl::SleepFor(absl::Milliseconds(5));
+  absl::SleepFor(absl::Milliseconds(500));
+  const int64_t memory_idle = target.process().MemoryKb();
+
+  // At rest but for a put now and then.
+  const auto put = target.Putter();
+  const absl::Duration cpu_before_puts = target.process().Cpu();
+  delivered = 0;
+  sampling = true;
+  for (int i = 0; i < FLAGS_latency_puts; ++i) {
+    std::atomic<bool> answered = false;
+    const absl::Duration start = Now();
+    put(i % FLAGS_keys, [&answered](bool) { answered = true; });
+    while (!answered) absl::SleepFor(absl::Microseconds(50));
+    const absl::Duration period = absl::Seconds(1) / FLAGS_latency_rate;
+    absl::SleepFor(std::max(absl::ZeroDuration(), start + period - Now()));
+  }
+  absl::SleepFor(absl::Milliseconds(200));
+  sampling = false;
+  const double cpu_alone_us =
+      absl::ToDoubleMicroseconds(target.process().Cpu() - cpu_before_puts) /
+      std::max<double>(1, static_cast<double>(delivered));
+
+  // As much as goes.
+  const absl::Duration cpu_before_load = target.process().Cpu();
+  delivered = 0;
+  const absl::Duration load_start = Now();
+  const double puts = PutFor(target, 64, absl::Seconds(FLAGS_seconds));
+  const double seconds = absl::ToDoubleSeconds(Now() - load_start);
+  const double events = static_cast<double>(delivered) / seconds;
+  const double cpu_load_us =
+      absl::ToDoubleMicroseconds(target.process().Cpu() - cpu_before_load) /
+      std::max<double>(1, static_cast<double>(delivered));
+  absl::SleepFor(absl::Seconds(1));
+  const int64_t memory_after = target.process().MemoryKb();
+
+  MutexLock lock(mutex);
+  const auto per_watcher = [&](int64_t kb) {
+    return static_cast<double>(kb - memory_before) / watcher_count;
+  };
+  absl::PrintF(
+      "%-7s %8d %10.2f %10.2f %12.0f %10.0f %10.1f %10.2f %10.0f %10.0f\n",
+      target.name(), watcher_count, Percentile(latencies_ms, 0.5),
+      Percentile(latencies_ms, 0.99), events, puts, cpu_alone_us, cpu_load_us,
+      per_watcher(memory_idle), per_watcher(memory_after));
+  fflush(stdout);
+}
+
+// A port that is free now, and the next one too, most likely.
+int FreePort() { return 20000 + static_cast<int>(getpid() % 20000); }
+
+std::vector<std::unique_ptr<Target>> Targets(const std::string& directory) {
+  std::vector<std::unique_ptr<Target>> targets;
+  if (FLAGS_only != "etcd") {
+    targets.push_back(std::make_unique<FabricTarget>(directory));
+  }
+  if (FLAGS_only != "fabric" && access(FLAGS_etcd.c_str(), X_OK) == 0) {
+    targets.push_back(std::make_unique<EtcdTarget>(directory, FreePort()));
+  }
+  return targets;
+}
+
+int Run() {
+  absl::PrintF("%-7s %8s %10s %10s %12s %10s %10s %10s %10s %10s\n", "", "",
+               "p50 ms", "p99 ms", "events/s", "puts/s", "us/event", "us/event",
+               "kB/watch", "kB/watch");
+  absl::PrintF("%-7s %8s %10s %10s %12s %10s %10s %10s %10s %10s\n", "",
+               "watchers", "", "", "saturated", "meanwhile", "alone",
+               "saturated", "idle", "after");
+  for (absl::string_view text : absl::StrSplit(FLAGS_watchers, ',')) {
+    int count = 0;
+    if (!absl::SimpleAtoi(text, &count) || count < 1) continue;
+    const absl::StatusOr<TempDirectory> directory =
+        TempDirectory::Create("fabric-bench-");
+    if (!directory.ok()) return 1;
+    for (const auto& target : Targets(directory->path())) {
+      Measure(*target, count);
+    }
+  }
+  absl::PrintF("\n%-7s %8s %12s\n", "", "writers", "durable/s");
+  for (const int writers : {1, 64}) {
+    const absl::StatusOr<TempDirectory> directory =
+        TempDirectory::Create("fabric-bench-");
+    if (!directory.ok()) return 1;
+    for (const auto& target : Targets(directory->path())) {
+      absl::PrintF("%-7s %8d %12.0f\n", target->name(), writers,
+                   PutFor(*target, writers, absl::Seconds(FLAGS_seconds)));
+      fflush(stdout);
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace mycelium::bench
+
+int main(int argc, char** argv) {
+  gflags::ParseCommandLineFlags(&argc, &argv, true);
+  setenv("TMPDIR", FLAGS_dir.c_str(), 1);
+  if (FLAGS_fabric.empty()) {
+    const std::string self(argv[0]);
+    FLAGS_fabric = absl::StrCat(self.substr(0, self.rfind("bench/fabric/")),
+                                "services/fabric/fabric");
+  }
+  return mycelium::bench::Run();
+}
