@@ -128,15 +128,14 @@ bool AccessLog::Collect(std::string* out) {
 
 void AccessLog::Write(absl::string_view text) {
   // A pipe that nobody reads must not keep the process from ending.
-  absl::Time give_up = absl::InfiniteFuture();
   while (!text.empty()) {
     pollfd ready{fd_.get(), POLLOUT, 0};
     if (poll(&ready, 1, 100) == 0) {
       MutexLock lock(mutex_);
       if (!stopping_) continue;
-      if (give_up == absl::InfiniteFuture())
-        give_up = absl::Now() + absl::Seconds(1);
-      if (absl::Now() < give_up) continue;
+      if (give_up_ == absl::InfiniteFuture())
+        give_up_ = absl::Now() + absl::Seconds(1);
+      if (absl::Now() < give_up_) continue;
       write_errors_.fetch_add(1, std::memory_order_relaxed);
       return;
     }

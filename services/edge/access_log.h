@@ -12,6 +12,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "lib/base/file.h"
 #include "lib/base/mutex.h"
 
@@ -106,6 +107,7 @@ class AccessLog {
   void Write(absl::string_view text);
 
   UniqueFd fd_;
+  absl::Time give_up_ = absl::InfiniteFuture();  // Used by Run's thread only.
   std::vector<std::unique_ptr<Queue>> queues_;
   std::atomic<int64_t> write_errors_{0};
 

@@ -1,0 +1,234 @@
+#include "services/edge/fabric_routes.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "lib/base/fake_clock.h"
+
+namespace mycelium::edge {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::UnorderedElementsAre;
+using PbEndpoint = fabric::v1::Endpoint;
+using PbNode = fabric::v1::Node;
+using PbPlan = fabric::v1::Plan;
+
+PbPlan PlanOf(const std::string& app) {
+  PbPlan plan;
+  plan.set_app_name(app);
+  return plan;
+}
+
+PbEndpoint EndpointOf(const std::string& app, const std::string& id,
+                      PbEndpoint::State state = PbEndpoint::STATE_READY,
+                      int64_t claim = 1) {
+  PbEndpoint endpoint;
+  endpoint.set_app_name(app);
+  endpoint.set_instance_id(id);
+  endpoint.set_node_id("node-" + id);
+  endpoint.set_url("http://127.0.0.1:8000");
+  endpoint.set_state(state);
+  endpoint.set_claim_revision(claim);
+  return endpoint;
+}
+
+PbNode NodeOf(const std::string& id, PbNode::State state) {
+  PbNode node;
+  node.set_node_id(id);
+  node.set_state(state);
+  return node;
+}
+
+class FabricRoutesTest : public ::testing::Test {
+ protected:
+  template <typename T>
+  fabric_client::WatchUpdate<T> Update(bool reset, std::vector<T> puts,
+                                       std::vector<std::string> deletes = {}) {
+    return {epoch_, ++revision_, reset, std::move(puts), std::move(deletes)};
+  }
+
+  // A snapshot with one app that has two instances.
+  void Begin() {
+    routes_.OnPlans(Update<PbPlan>(true, {PlanOf("app")}));
+    routes_.OnEndpoints(Update<PbEndpoint>(
+        true, {EndpointOf("app", "a"), EndpointOf("app", "b")}));
+    routes_.OnNodes(Update<PbNode>(true, {}));
+  }
+
+  std::vector<std::string> Ready(const std::string& app = "app") {
+    std::vector<std::string> ids;
+    const auto& apps = table_.Current()->apps;
+    if (!apps.contains(app)) return {"unknown"};
+    for (const auto& endpoint : apps.at(app)->ready)
+      ids.push_back(endpoint->instance_id);
+    return ids;
+  }
+
+  const EndpointStats* StatsOf(const std::string& id) {
+    for (const auto& endpoint : table_.Current()->apps.at("app")->ready) {
+      if (endpoint->instance_id == id) return endpoint->stats.get();
+    }
+    return nullptr;
+  }
+
+  std::string epoch_ = "one";
+  int64_t revision_ = 0;
+  FakeClock clock_{absl::UnixEpoch()};
+  RouteTable table_;
+  int changes_ = 0;
+  FabricRoutes routes_{{}, &clock_, &table_, [this] { ++changes_; }};
+};
+
+TEST_F(FabricRoutesTest, PublishesNothingBeforeAllIsKnown) {
+  routes_.OnEndpoints(Update<PbEndpoint>(true, {EndpointOf("app", "a")}));
+  routes_.OnNodes(Update<PbNode>(true, {}));
+  EXPECT_EQ(table_.version(), 0);
+
+  routes_.OnPlans(Update<PbPlan>(true, {}));
+
+  EXPECT_EQ(table_.version(), 1);
+  EXPECT_THAT(Ready(), ElementsAre("unknown"));
+}
+
+TEST_F(FabricRoutesTest, KnowsAnAppByItsPlan) {
+  Begin();
+  EXPECT_THAT(Ready(), ElementsAre("a", "b"));
+
+  routes_.OnEndpoints(Update<PbEndpoint>(false, {}, {"app/a", "app/b"}));
+  EXPECT_THAT(Ready(), IsEmpty());
+
+  routes_.OnPlans(Update<PbPlan>(false, {}, {"app"}));
+  EXPECT_THAT(Ready(), ElementsAre("unknown"));
+}
+
+TEST_F(FabricRoutesTest, SendsNothingNewToEndpointsThatAreNotReady) {
+  Begin();
+
+  routes_.OnEndpoints(Update<PbEndpoint>(
+      false, {EndpointOf("app", "a", PbEndpoint::STATE_DRAINING)}));
+  EXPECT_THAT(Ready(), ElementsAre("b"));
+  EXPECT_EQ(table_.Current()->apps.at("app")->draining.size(), 1);
+
+  routes_.OnEndpoints(Update<PbEndpoint>(
+      false, {EndpointOf("app", "b", PbEndpoint::STATE_UNREADY)}));
+  EXPECT_THAT(Ready(), IsEmpty());
+}
+
+TEST_F(FabricRoutesTest, PrefersNodesThatReportButUsesOthersRatherThanNone) {
+  Begin();
+
+  routes_.OnNodes(
+      Update<PbNode>(false, {NodeOf("node-a", PbNode::STATE_SUSPECT)}));
+  EXPECT_THAT(Ready(), ElementsAre("b"));
+  routes_.OnNodes(
+      Update<PbNode>(false, {NodeOf("node-b", PbNode::STATE_SUSPECT)}));
+  EXPECT_THAT(Ready(), ElementsAre("a", "b"));
+  routes_.OnNodes(
+      Update<PbNode>(false, {NodeOf("node-a", PbNode::STATE_READY)}));
+  EXPECT_THAT(Ready(), ElementsAre("a"));
+}
+
+TEST_F(FabricRoutesTest, KeepsTheIdentityOfAnInstanceOverChangesOfItsState) {
+  Begin();
+  const EndpointStats* const before = StatsOf("a");
+
+  routes_.OnEndpoints(Update<PbEndpoint>(
+      false, {EndpointOf("app", "a", PbEndpoint::STATE_DRAINING)}));
+  routes_.OnEndpoints(Update<PbEndpoint>(false, {EndpointOf("app", "a")}));
+  EXPECT_EQ(StatsOf("a"), before);
+
+  // The same address and name under another claim is another instance.
+  routes_.OnEndpoints(Update<PbEndpoint>(
+      false, {EndpointOf("app", "a", PbEndpoint::STATE_READY, 2)}));
+  EXPECT_NE(StatsOf("a"), before);
+}
+
+TEST_F(FabricRoutesTest, TakesASnapshotOfTheSameEpochForAllThereIs) {
+  Begin();
+  const EndpointStats* const before = StatsOf("a");
+
+  routes_.OnEndpoints(Update<PbEndpoint>(true, {EndpointOf("app", "a")}));
+
+  EXPECT_THAT(Ready(), ElementsAre("a"));
+  EXPECT_EQ(StatsOf("a"), before);
+}
+
+TEST_F(FabricRoutesTest, HoldsWhatAFabricThatLostItsStoreHasForgotten) {
+  Begin();
+  epoch_ = "two";
+  routes_.OnPlans(Update<PbPlan>(true, {}));
+  routes_.OnEndpoints(Update<PbEndpoint>(true, {}));
+  routes_.OnNodes(Update<PbNode>(true, {}));
+  EXPECT_THAT(Ready(), ElementsAre("a", "b"));
+
+  routes_.OnPlans(Update<PbPlan>(false, {PlanOf("app")}));
+  routes_.OnEndpoints(Update<PbEndpoint>(false, {EndpointOf("app", "b")}));
+  clock_.Advance(absl::Seconds(16));
+  routes_.Tick();
+
+  EXPECT_THAT(Ready(), ElementsAre("b"));
+}
+
+TEST_F(FabricRoutesTest, LetsGoOfPlansThatNobodyPutsAgain) {
+  Begin();
+  epoch_ = "two";
+  routes_.OnPlans(Update<PbPlan>(true, {}));
+
+  clock_.Advance(absl::Seconds(16));
+  routes_.Tick();
+
+  EXPECT_THAT(Ready(), ElementsAre("unknown"));
+}
+
+TEST_F(FabricRoutesTest, ReportsTheRevisionThatWorkersHaveApplied) {
+  Begin();
+  const uint64_t first = table_.version();
+  EXPECT_EQ(routes_.AppliedAt(0).revision, 0);
+  EXPECT_EQ(routes_.AppliedAt(first).revision, 0)
+      << "no endpoint update since the first version";
+
+  routes_.OnEndpoints(Update<PbEndpoint>(
+      false, {EndpointOf("app", "a", PbEndpoint::STATE_DRAINING)}));
+  const int64_t draining_at = revision_;
+  EXPECT_LT(routes_.AppliedAt(first).revision, draining_at);
+  EXPECT_EQ(routes_.AppliedAt(table_.version()).revision, draining_at);
+
+  // A revision that changes no route needs no version.
+  routes_.OnEndpoints(Update<PbEndpoint>(false, {}));
+  EXPECT_EQ(routes_.AppliedAt(table_.version()).revision, draining_at + 1);
+  EXPECT_EQ(routes_.AppliedAt(table_.version()).epoch, "one");
+}
+
+TEST_F(FabricRoutesTest, CountsWhatIsInFlightOnDrainingEndpointsOnly) {
+  Begin();
+  table_.Current()->apps.at("app")->ready[0]->stats->row(0).in_flight.Set(3);
+  EXPECT_THAT(routes_.DrainingLoads(), IsEmpty());
+
+  routes_.OnEndpoints(Update<PbEndpoint>(
+      false, {EndpointOf("app", "a", PbEndpoint::STATE_DRAINING)}));
+
+  const auto loads = routes_.DrainingLoads();
+  ASSERT_EQ(loads.size(), 1);
+  EXPECT_EQ(loads[0].instance_id(), "a");
+  EXPECT_EQ(loads[0].in_flight(), 3);
+}
+
+TEST_F(FabricRoutesTest, SharesTheRoutesOfAppsThatDidNotChange) {
+  Begin();
+  routes_.OnPlans(Update<PbPlan>(false, {PlanOf("other")}));
+  const auto before = table_.Current()->apps.at("other");
+
+  routes_.OnEndpoints(Update<PbEndpoint>(false, {EndpointOf("app", "c")}));
+
+  EXPECT_EQ(table_.Current()->apps.at("other"), before);
+}
+
+}  // namespace
+}  // namespace mycelium::edge
