@@ -135,8 +135,12 @@ uint16_t PatchRequestLine(const RequestHead& head, char* bytes,
                           absl::string_view rest) {
   const auto rest_at = static_cast<size_t>(rest.data() - bytes);
   const size_t line = rest_at - head.method_size - 1;
-  std::memmove(bytes + line, bytes + head.start, head.method_size);
-  bytes[line + head.method_size] = ' ';
+  // In absolute form the authority stands where the method would have to go,
+  // and is still needed for Host.
+  if (head.form != TargetForm::kAbsolute) {
+    std::memmove(bytes + line, bytes + head.start, head.method_size);
+    bytes[line + head.method_size] = ' ';
+  }
   std::memcpy(bytes + head.version, "HTTP/1.1", 8);
   return static_cast<uint16_t>(line);
 }
@@ -147,7 +151,13 @@ void RewriteRequest(const RequestHead& head, const char* bytes, uint16_t line,
   text->Clear();
   const FieldSection& section = head.section;
   const uint32_t fields_at = head.version + 10U;
-  out->Add(bytes + line, fields_at - line);
+  if (head.form == TargetForm::kAbsolute) {
+    const uint32_t rest = line + head.method_size + 1U;
+    out->Add(bytes + head.start, head.method_size + 1U);
+    out->Add(bytes + rest, fields_at - rest);
+  } else {
+    out->Add(bytes + line, fields_at - line);
+  }
 
   const bool valid_trace = IsTraceValid(head, bytes);
   const char* from = text->position();

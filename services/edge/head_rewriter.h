@@ -44,7 +44,7 @@ struct RequestRewrite {
 
 // Makes the request line say `rest` (a part of the target that ends where the
 // target ends) and HTTP/1.1, in place. Returns the offset at which the line
-// now begins. Once per head only.
+// now begins (or would, in absolute form). Once per head only.
 uint16_t PatchRequestLine(const RequestHead& head, char* bytes,
                           absl::string_view rest);
 

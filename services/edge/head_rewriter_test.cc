@@ -110,6 +110,15 @@ TEST(RewriteRequestTest, PutsTheAuthorityOfTheTargetInPlaceOfHost) {
   EXPECT_THAT(out, Not(HasSubstr("evil")));
 }
 
+TEST(RewriteRequestTest,
+     LeavesTheAuthorityWholeWhereTheMethodIsLongerThanTheApp) {
+  const std::string out = Forward(
+      "PROPPATCH http://good.test:81/a/x HTTP/1.1\r\nHost: evil.test\r\n\r\n");
+
+  EXPECT_THAT(out,
+              StartsWith("PROPPATCH /x HTTP/1.1\r\nHost: good.test:81\r\n"));
+}
+
 TEST(RewriteRequestTest, SpeaksItsOwnVersionAndNamesAHost) {
   const std::string out =
       Forward("GET /app/x HTTP/1.0\r\nExpect: 100-continue\r\n\r\n");
