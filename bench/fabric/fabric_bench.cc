@@ -37,6 +37,8 @@
 #include "absl/time/time.h"
 #include "bench/fabric/etcd.grpc.pb.h"
 #include "gflags/gflags.h"
+#include "google/protobuf/message_lite.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
 #include "lib/base/clock.h"
 #include "lib/base/file.h"
@@ -120,8 +122,103 @@ class Process {
   pid_t pid_ = -1;
 };
 
-// Called for each change that a watcher is told, with the time that was put.
-using OnChange = std::function<void(absl::Duration put_at)>;
+// What watchers do with what they are told.
+struct Sink {
+  std::atomic<int> synced = 0;
+  // Changes that were delivered.
+  std::atomic<int64_t> delivered = 0;
+  // Whether messages are decoded, for the times at which the changes were put.
+  std::atomic<bool> sampling = false;
+  Mutex mutex;
+  std::vector<double> latencies_ms ABSL_GUARDED_BY(mutex);
+
+  void Sample(absl::Duration put_at) {
+    const double ms = absl::ToDoubleMilliseconds(Now() - put_at);
+    MutexLock lock(mutex);
+    latencies_ms.push_back(ms);
+  }
+};
+
+// How many elements the repeated field `field` of a message has, without
+// decoding it, so that a thousand watchers on one machine do not measure the
+// client.
+int64_t CountElements(const grpc::ByteBuffer& bytes, int field) {
+  std::vector<grpc::Slice> slices;
+  if (!bytes.Dump(&slices).ok()) return 0;
+  std::string text;
+  for (const grpc::Slice& slice : slices) {
+    text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  }
+  int64_t count = 0;
+  size_t at = 0;
+  const auto varint = [&] {
+    uint64_t value = 0;
+    for (int shift = 0; at < text.size() && shift < 64; shift += 7) {
+      const auto byte = static_cast<unsigned char>(text[at++]);
+      value |= uint64_t{byte & 0x7fu} << shift;
+      if (byte < 0x80) break;
+    }
+    return value;
+  };
+  while (at < text.size()) {
+    const uint64_t tag = varint();
+    const uint64_t value = varint();
+    if ((tag & 7) == 2) at += value;
+    if (tag >> 3 == static_cast<uint64_t>(field)) ++count;
+  }
+  return count;
+}
+
+// A stream on a connection of its own that sends one request and then only
+// reads, until it is destroyed.
+class RawStream final
+    : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  RawStream(const std::string& address, const std::string& method,
+            const google::protobuf::MessageLite& request, bool half_close,
+            std::function<void(grpc::ByteBuffer*)> take)
+      : take_(std::move(take)), stub_(*rpc::Connect(address, {})) {
+    const std::string bytes = request.SerializeAsString();
+    const grpc::Slice slice(bytes);
+    request_ = grpc::ByteBuffer(&slice, 1);
+    stub_.PrepareBidiStreamingCall(&context_, method, grpc::StubOptions(),
+                                   this);
+    if (half_close) {
+      StartWriteLast(&request_, grpc::WriteOptions());
+    } else {
+      StartWrite(&request_);
+    }
+    StartRead(&response_);
+    StartCall();
+  }
+  ~RawStream() override {
+    context_.TryCancel();
+    MutexLock lock(mutex_);
+    while (!done_) changed_.Wait(mutex_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    take_(&response_);
+    response_.Clear();
+    StartRead(&response_);
+  }
+  void OnDone(const grpc::Status&) override {
+    MutexLock lock(mutex_);
+    done_ = true;
+    changed_.NotifyAll();
+  }
+
+ private:
+  const std::function<void(grpc::ByteBuffer*)> take_;
+  grpc::ClientContext context_;
+  grpc::GenericStub stub_;
+  grpc::ByteBuffer request_;
+  grpc::ByteBuffer response_;
+  Mutex mutex_;
+  CondVar changed_;
+  bool done_ ABSL_GUARDED_BY(mutex_) = false;
+};
 
 // What is measured. A put carries the time of the client's clock.
 class Target {
@@ -131,47 +228,8 @@ class Target {
   virtual const Process& process() const = 0;
   // A connection for puts, of which any number may run at once.
   virtual std::function<void(int key, std::function<void(bool)>)> Putter() = 0;
-  // A watch of everything on a connection of its own; ends with the returned
-  // object. `synced` is called when it has begun.
-  virtual std::shared_ptr<void> Watch(std::function<void()> synced,
-                                      OnChange on_change) = 0;
-};
-
-// A stream of messages that calls back for each, until it is destroyed.
-template <typename Message>
-class Reader : public grpc::ClientReadReactor<Message> {
- public:
-  explicit Reader(std::function<void(const Message&)> take)
-      : take_(std::move(take)) {}
-
-  grpc::ClientContext* context() { return &context_; }
-  void Begin() {
-    this->StartRead(&message_);
-    this->StartCall();
-  }
-  void OnReadDone(bool ok) override {
-    if (!ok) return;
-    take_(message_);
-    this->StartRead(&message_);
-  }
-  void OnDone(const grpc::Status&) override {
-    MutexLock lock(mutex_);
-    done_ = true;
-    changed_.NotifyAll();
-  }
-  void End() {
-    context_.TryCancel();
-    MutexLock lock(mutex_);
-    while (!done_) changed_.Wait(mutex_);
-  }
-
- private:
-  grpc::ClientContext context_;
-  const std::function<void(const Message&)> take_;
-  Message message_;
-  Mutex mutex_;
-  CondVar changed_;
-  bool done_ ABSL_GUARDED_BY(mutex_) = false;
+  // A watch of everything; ends with the returned object.
+  virtual std::unique_ptr<RawStream> Watch(Sink* sink) = 0;
 };
 
 // One unary call, which lives until it is answered.
@@ -225,90 +283,39 @@ class FabricTarget final : public Target {
     };
   }
 
-  std::shared_ptr<void> Watch(std::function<void()> synced,
-                              OnChange on_change) override {
+  std::unique_ptr<RawStream> Watch(Sink* sink) override {
     using Response = fabric::v1::WatchPlansResponse;
-    struct Handle {
-      std::unique_ptr<fabric::v1::Fabric::Stub> stub;
-      fabric::v1::WatchPlansRequest request;
-      std::unique_ptr<Reader<Response>> reader;
-      ~Handle() { reader->End(); }
-    };
-    auto handle = std::make_shared<Handle>();
-    handle->stub = fabric::v1::Fabric::NewStub(*rpc::Connect(address_, {}));
-    handle->reader = std::make_unique<Reader<Response>>(
-        [synced, on_change](const Response& message) {
-          if (message.kind() == fabric::v1::WATCH_KIND_SNAPSHOT_END) synced();
+    return std::make_unique<RawStream>(
+        address_, "/mycelium.fabric.v1.Fabric/WatchPlans",
+        fabric::v1::WatchPlansRequest(), /*half_close=*/true,
+        [sink, begun = false](grpc::ByteBuffer* bytes) mutable {
+          if (begun && !sink->sampling) {
+            sink->delivered += CountElements(*bytes, 4);
+            return;
+          }
+          Response message;
+          if (!grpc::SerializationTraits<Response>::Deserialize(bytes, &message)
+                   .ok()) {
+            return;
+          }
+          if (message.kind() == fabric::v1::WATCH_KIND_SNAPSHOT_END) {
+            begun = true;
+            ++sink->synced;
+          }
           if (message.kind() != fabric::v1::WATCH_KIND_CHANGE) return;
+          sink->delivered += message.changes_size();
           const int64_t hours = absl::ToInt64Hours(Now());
           for (const fabric::v1::PlanChange& change : message.changes()) {
             const auto& time = change.put().strategy().min_ready();
-            on_change(absl::Hours(hours) + absl::Seconds(time.seconds()) +
-                      absl::Nanoseconds(time.nanos()));
+            sink->Sample(absl::Hours(hours) + absl::Seconds(time.seconds()) +
+                         absl::Nanoseconds(time.nanos()));
           }
         });
-    handle->stub->async()->WatchPlans(handle->reader->context(),
-                                      &handle->request, handle->reader.get());
-    handle->reader->Begin();
-    return handle;
   }
 
  private:
   Process process_;
   std::string address_;
-};
-
-// A stream that sends one request and then only reads.
-class EtcdReader : public grpc::ClientBidiReactor<etcdserverpb::WatchRequest,
-                                                  etcdserverpb::WatchResponse> {
- public:
-  EtcdReader(const std::string& address, std::function<void()> synced,
-             OnChange on_change)
-      : stub_(etcdserverpb::Watch::NewStub(*rpc::Connect(address, {}))),
-        synced_(std::move(synced)),
-        on_change_(std::move(on_change)) {
-    request_.mutable_create_request()->set_key("app-");
-    request_.mutable_create_request()->set_range_end("app.");
-    stub_->async()->Watch(&context_, this);
-    StartWrite(&request_);
-    StartRead(&response_);
-    StartCall();
-  }
-  ~EtcdReader() override {
-    context_.TryCancel();
-    MutexLock lock(mutex_);
-    while (!done_) changed_.Wait(mutex_);
-  }
-
-  void OnReadDone(bool ok) override {
-    if (!ok) return;
-    if (response_.created()) synced_();
-    for (const etcdserverpb::Event& event : response_.events()) {
-      int64_t ns = 0;
-      if (!absl::SimpleAtoi(absl::string_view(event.kv().value()).substr(0, 20),
-                            &ns)) {
-        continue;
-      }
-      on_change_(absl::Nanoseconds(ns));
-    }
-    StartRead(&response_);
-  }
-  void OnDone(const grpc::Status&) override {
-    MutexLock lock(mutex_);
-    done_ = true;
-    changed_.NotifyAll();
-  }
-
- private:
-  grpc::ClientContext context_;
-  const std::unique_ptr<etcdserverpb::Watch::Stub> stub_;
-  const std::function<void()> synced_;
-  const OnChange on_change_;
-  etcdserverpb::WatchRequest request_;
-  etcdserverpb::WatchResponse response_;
-  Mutex mutex_;
-  CondVar changed_;
-  bool done_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 class EtcdTarget final : public Target {
@@ -358,10 +365,36 @@ class EtcdTarget final : public Target {
     };
   }
 
-  std::shared_ptr<void> Watch(std::function<void()> synced,
-                              OnChange on_change) override {
-    return std::make_shared<EtcdReader>(address_, std::move(synced),
-                                        std::move(on_change));
+  std::unique_ptr<RawStream> Watch(Sink* sink) override {
+    using Response = etcdserverpb::WatchResponse;
+    etcdserverpb::WatchRequest request;
+    request.mutable_create_request()->set_key("app-");
+    request.mutable_create_request()->set_range_end("app.");
+    return std::make_unique<RawStream>(
+        address_, "/etcdserverpb.Watch/Watch", request, /*half_close=*/false,
+        [sink, begun = false](grpc::ByteBuffer* bytes) mutable {
+          if (begun && !sink->sampling) {
+            sink->delivered += CountElements(*bytes, 11);
+            return;
+          }
+          Response message;
+          if (!grpc::SerializationTraits<Response>::Deserialize(bytes, &message)
+                   .ok()) {
+            return;
+          }
+          if (message.created()) {
+            begun = true;
+            ++sink->synced;
+          }
+          sink->delivered += message.events_size();
+          for (const etcdserverpb::Event& event : message.events()) {
+            int64_t ns = 0;
+            if (absl::SimpleAtoi(
+                    absl::string_view(event.kv().value()).substr(0, 20), &ns)) {
+              sink->Sample(absl::Nanoseconds(ns));
+            }
+          }
+        });
   }
 
  private:
@@ -423,34 +456,21 @@ double Percentile(std::vector<double>& values, double share) {
 }
 
 void Measure(Target& target, int watcher_count) {
-  Mutex mutex;
-  std::vector<double> latencies_ms;
-  std::atomic<bool> sampling = false;
-  std::atomic<int64_t> delivered = 0;
-  std::atomic<int> synced = 0;
-
+  Sink sink;
   const int64_t memory_before = target.process().MemoryKb();
-  std::vector<std::shared_ptr<void>> watchers;
+  std::vector<std::unique_ptr<RawStream>> watchers;
   for (int i = 0; i < watcher_count; ++i) {
-    watchers.push_back(target.Watch(
-        [&synced] { ++synced; },
-        [&](absl::Duration put_at) {
-          delivered.fetch_add(1, std::memory_order_relaxed);
-          if (!sampling.load(std::memory_order_relaxed)) return;
-          const double ms = absl::ToDoubleMilliseconds(Now() - put_at);
-          MutexLock lock(mutex);
-          latencies_ms.push_back(ms);
-        }));
+    watchers.push_back(target.Watch(&sink));
   }
-  while (synced < watcher_count) absl::SleepFor(absl::Milliseconds(5));
+  while (sink.synced < watcher_count) absl::SleepFor(absl::Milliseconds(5));
   absl::SleepFor(absl::Milliseconds(500));
   const int64_t memory_idle = target.process().MemoryKb();
 
   // At rest but for a put now and then.
   const auto put = target.Putter();
   const absl::Duration cpu_before_puts = target.process().Cpu();
-  delivered = 0;
-  sampling = true;
+  sink.delivered = 0;
+  sink.sampling = true;
   for (int i = 0; i < FLAGS_latency_puts; ++i) {
     std::atomic<bool> answered = false;
     const absl::Duration start = Now();
@@ -460,33 +480,33 @@ void Measure(Target& target, int watcher_count) {
     absl::SleepFor(std::max(absl::ZeroDuration(), start + period - Now()));
   }
   absl::SleepFor(absl::Milliseconds(200));
-  sampling = false;
+  sink.sampling = false;
   const double cpu_alone_us =
       absl::ToDoubleMicroseconds(target.process().Cpu() - cpu_before_puts) /
-      std::max<double>(1, static_cast<double>(delivered));
+      std::max<double>(1, static_cast<double>(sink.delivered));
 
   // As much as goes.
   const absl::Duration cpu_before_load = target.process().Cpu();
-  delivered = 0;
+  sink.delivered = 0;
   const absl::Duration load_start = Now();
   const double puts = PutFor(target, 64, absl::Seconds(FLAGS_seconds));
   const double seconds = absl::ToDoubleSeconds(Now() - load_start);
-  const double events = static_cast<double>(delivered) / seconds;
+  const double events = static_cast<double>(sink.delivered) / seconds;
   const double cpu_load_us =
       absl::ToDoubleMicroseconds(target.process().Cpu() - cpu_before_load) /
-      std::max<double>(1, static_cast<double>(delivered));
+      std::max<double>(1, static_cast<double>(sink.delivered));
   absl::SleepFor(absl::Seconds(1));
   const int64_t memory_after = target.process().MemoryKb();
 
-  MutexLock lock(mutex);
+  MutexLock lock(sink.mutex);
   const auto per_watcher = [&](int64_t kb) {
     return static_cast<double>(kb - memory_before) / watcher_count;
   };
   absl::PrintF(
       "%-7s %8d %10.2f %10.2f %12.0f %10.0f %10.1f %10.2f %10.0f %10.0f\n",
-      target.name(), watcher_count, Percentile(latencies_ms, 0.5),
-      Percentile(latencies_ms, 0.99), events, puts, cpu_alone_us, cpu_load_us,
-      per_watcher(memory_idle), per_watcher(memory_after));
+      target.name(), watcher_count, Percentile(sink.latencies_ms, 0.5),
+      Percentile(sink.latencies_ms, 0.99), events, puts, cpu_alone_us,
+      cpu_load_us, per_watcher(memory_idle), per_watcher(memory_after));
   fflush(stdout);
 }
 

@@ -17,6 +17,14 @@
 #include "services/fabric/validate.h"
 
 namespace mycelium::fabric {
+namespace {
+
+// The id of an event that came without one.
+std::string FabricEventId(int64_t sequence) {
+  return absl::StrCat("f-", absl::Hex(sequence));
+}
+
+}  // namespace
 
 EventLog::EventLog(Store* store, Clock* clock)
     : store_(*store), clock_(*clock) {
@@ -29,30 +37,29 @@ EventLog::EventLog(Store* store, Clock* clock)
     if (ids_.insert(event.event_id()).second) {
       order_.push_back(event.event_id());
     }
-    const int64_t sequence = [&] {
-      Entry number;
-      number.value = entry->key.substr(kEvents.size());
-      return NumberOf(&number, 0);
-    }();
+    const int64_t sequence =
+        EventSequenceOf(absl::string_view(entry->key).substr(kEvents.size()));
     last_sequence_ = std::max(last_sequence_, sequence);
   }
 }
 
-std::string EventLog::NextKey() {
+int64_t EventLog::NextSequence() {
   MutexLock lock(mutex_);
   // Microseconds of the day, so that keys also sort by time across restarts.
   last_sequence_ =
       std::max(last_sequence_ + 1, absl::ToUnixMicros(clock_.Now()));
-  return KeyOf(kEvents, EventName(last_sequence_));
+  return last_sequence_;
 }
 
 Op EventLog::Record(absl::string_view type, v1::Event::Severity severity,
                     v1::Event event) {
-  event.set_event_id(RandomHex(8));
+  const int64_t sequence = NextSequence();
+  event.set_event_id(FabricEventId(sequence));
   event.set_type(std::string(type));
   event.set_severity(severity);
   *event.mutable_time() = FromTime(clock_.Now());
-  return Op::Put(NextKey(), event.SerializeAsString());
+  return Op::Put(KeyOf(kEvents, EventName(sequence, event.app_name())),
+                 event.SerializeAsString());
 }
 
 void EventLog::Record(const v1::RecordEventsRequest& request,
@@ -77,8 +84,9 @@ void EventLog::Record(const v1::RecordEventsRequest& request,
   std::vector<std::string> new_ids;
   Draft<v1::RecordEventsResponse> draft;
   for (v1::Event event : request.events()) {
+    const int64_t sequence = NextSequence();
     if (event.event_id().empty()) {
-      event.set_event_id(RandomHex(8));
+      event.set_event_id(FabricEventId(sequence));
     } else {
       MutexLock lock(mutex_);
       if (!ids_.insert(event.event_id()).second) continue;
@@ -94,7 +102,9 @@ void EventLog::Record(const v1::RecordEventsRequest& request,
       event.set_severity(v1::Event::SEVERITY_INFO);
     }
     event.clear_revision();
-    draft.ops.push_back(Op::Put(NextKey(), event.SerializeAsString()));
+    draft.ops.push_back(
+        Op::Put(KeyOf(kEvents, EventName(sequence, event.app_name())),
+                event.SerializeAsString()));
   }
   draft.response.set_revision(store_.Revision());
   draft.stamp = [](int64_t revision, v1::RecordEventsResponse* response) {

@@ -48,8 +48,8 @@ class EventLog {
   absl::Status Trim();
 
  private:
-  // The next key; keys are never used twice.
-  std::string NextKey() ABSL_LOCKS_EXCLUDED(mutex_);
+  // The next sequence number; none is used twice.
+  int64_t NextSequence() ABSL_LOCKS_EXCLUDED(mutex_);
 
   Store& store_;
   Clock& clock_;

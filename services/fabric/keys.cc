@@ -36,8 +36,19 @@ std::string EndpointName(absl::string_view app, absl::string_view instance) {
   return absl::StrCat(app, "/", instance);
 }
 
-std::string EventName(int64_t sequence) {
-  return absl::StrCat(absl::Dec(sequence, absl::kZeroPad20));
+std::string EventName(int64_t sequence, absl::string_view app) {
+  return absl::StrCat(absl::Dec(sequence, absl::kZeroPad20), "/", app);
+}
+
+absl::string_view EventAppOf(absl::string_view name) {
+  const size_t slash = name.find('/');
+  return slash == absl::string_view::npos ? "" : name.substr(slash + 1);
+}
+
+int64_t EventSequenceOf(absl::string_view name) {
+  int64_t sequence = 0;
+  if (!absl::SimpleAtoi(name.substr(0, name.find('/')), &sequence)) return 0;
+  return sequence;
 }
 
 absl::string_view AppOf(absl::string_view name) {

@@ -13,7 +13,7 @@
 //   /nodes/NODE                   Node, durable
 //   /alive/NODE                   READY or SUSPECT; agent's lease
 //   /edges/EDGE                   EdgeInfo; edge's lease
-//   /events/SEQUENCE              Event
+//   /events/SEQUENCE/APP          Event; APP may be empty
 //   /requests/METHOD/ID           answers of writes with a request id; a lease
 #ifndef SERVICES_FABRIC_KEYS_H_
 #define SERVICES_FABRIC_KEYS_H_
@@ -68,7 +68,13 @@ std::optional<SlotId> ParseSlotName(absl::string_view name);
 std::string EndpointName(absl::string_view app, absl::string_view instance);
 
 // The name of an event below kEvents.
-std::string EventName(int64_t sequence);
+std::string EventName(int64_t sequence, absl::string_view app);
+
+// The app in the name of an event.
+absl::string_view EventAppOf(absl::string_view name);
+
+// The sequence number in the name of an event; 0 if there is none.
+int64_t EventSequenceOf(absl::string_view name);
 
 // What comes before the first '/' of a name: its app.
 absl::string_view AppOf(absl::string_view name);

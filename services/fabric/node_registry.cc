@@ -212,7 +212,6 @@ absl::StatusOr<v1::HeartbeatResponse> NodeRegistry::Heartbeat(
     const auto it = holders_.find(request.node_id());
     if (it != holders_.end() && it->second.lease == lease) {
       it->second.last_heartbeat = clock_.Monotonic();
-      if (!it->second.suspect) lost_.erase(request.node_id());
     } else {
       // The feed may not have told of a node that has just joined.
       const absl::StatusOr<EntryPtr> alive =

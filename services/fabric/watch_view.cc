@@ -46,6 +46,20 @@ Record EncodeChange(uint32_t field, absl::string_view message) {
   return record;
 }
 
+// A stored message, which never has its revision in it, with that field added:
+// fields may come in any order, so nothing needs to be parsed.
+std::string WithRevision(const Entry& entry, int field) {
+  std::string bytes = entry.value;
+  uint8_t tail[16];
+  uint8_t* end = CodedOutputStream::WriteTagToArray(
+      VarintTag(static_cast<uint32_t>(field)), tail);
+  end = CodedOutputStream::WriteVarint64ToArray(
+      static_cast<uint64_t>(entry.mod_revision), end);
+  bytes.append(reinterpret_cast<const char*>(tail),
+               static_cast<size_t>(end - tail));
+  return bytes;
+}
+
 std::string SameName(absl::string_view name) { return std::string(name); }
 
 std::string FirstPart(absl::string_view name, const Entry& /*base*/) {
@@ -102,7 +116,7 @@ WatchSchema EndpointSchema() {
   schema.name = "endpoints";
   schema.base_prefix = std::string(kEndpoints);
   schema.encode = [](const Entry& base, const Entry* /*side*/) {
-    return EndpointOf(base).SerializeAsString();
+    return WithRevision(base, v1::Endpoint::kRevisionFieldNumber);
   };
   schema.public_key = SameName;
   schema.app_of = FirstPart;
@@ -143,11 +157,11 @@ WatchSchema EventSchema() {
   schema.name = "events";
   schema.base_prefix = std::string(kEvents);
   schema.encode = [](const Entry& base, const Entry* /*side*/) {
-    return EventOf(base).SerializeAsString();
+    return WithRevision(base, v1::Event::kRevisionFieldNumber);
   };
   schema.public_key = SameName;
-  schema.app_of = [](absl::string_view, const Entry& base) {
-    return EventOf(base).app_name();
+  schema.app_of = [](absl::string_view name, const Entry& /*base*/) {
+    return std::string(EventAppOf(name));
   };
   schema.tells_deletions = false;
   schema.snapshot_limit = 100;
