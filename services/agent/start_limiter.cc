@@ -14,6 +14,12 @@ bool StartLimiter::MayStart(absl::string_view app_name,
   return all < limits_.per_node && same_app < limits_.per_app;
 }
 
+bool StartLimiter::Has(absl::string_view instance_id,
+                       absl::Duration now) const {
+  const auto start = starts_.find(instance_id);
+  return start != starts_.end() && now - start->second.begun < limits_.longest;
+}
+
 void StartLimiter::Begin(absl::string_view app_name,
                          absl::string_view instance_id, absl::Duration now) {
   starts_.insert_or_assign(

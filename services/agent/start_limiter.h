@@ -25,6 +25,9 @@ class StartLimiter {
   // Whether an instance of `app_name` may be started at `now` (monotonic).
   bool MayStart(absl::string_view app_name, absl::Duration now) const;
 
+  // Whether a start of the instance is counted at `now`.
+  bool Has(absl::string_view instance_id, absl::Duration now) const;
+
   // Counts a start until Done(), or until it took too long. An instance counts
   // once however often it is begun.
   void Begin(absl::string_view app_name, absl::string_view instance_id,
