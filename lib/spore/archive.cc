@@ -421,27 +421,39 @@ absl::StatusOr<int64_t> CheckLocalHeader(int fd, const Central& entry,
 }
 
 // Checks that the bytes from `offset` to `end` are the descriptor of `entry`,
-// with the signature that is optional or without it.
+// with the signature that is optional or without it, and nothing else.
 absl::Status CheckDescriptor(int fd, const Central& entry, int64_t offset,
                              int64_t end) {
   constexpr int64_t kBare = 12;
   constexpr int64_t kSigned = 16;
-  if (end - offset != kBare && end - offset != kSigned) {
-    return Refuse(
-        "E_ZIP_MISMATCH",
-        absl::StrCat("entry ", Quoted(entry.name), " has ", end - offset,
-                     " bytes where its descriptor must be"));
+  const int64_t room = end - offset;
+  if (room < kBare) {
+    return Refuse("E_ZIP_MISMATCH",
+                  absl::StrCat("entry ", Quoted(entry.name), " has ", room,
+                               " bytes where its descriptor must be"));
   }
-  std::string descriptor;
-  MYC_RETURN_IF_ERROR(
-      ReadFully(fd, offset, static_cast<size_t>(end - offset), descriptor));
-  Fields fields(descriptor);
-  if (end - offset == kSigned && fields.U32() != kDescriptorSignature) {
+  std::string bytes;
+  MYC_RETURN_IF_ERROR(ReadFully(
+      fd, offset, static_cast<size_t>(std::min(room, kSigned)), bytes));
+  const auto agrees = [&](absl::string_view descriptor) {
+    Fields fields(descriptor);
+    return fields.U32() == entry.crc32 && fields.U32() == entry.stored_bytes &&
+           fields.U32() == entry.size;
+  };
+  int64_t length = 0;
+  if (room >= kSigned && Fields(bytes).U32() == kDescriptorSignature &&
+      agrees(absl::string_view(bytes).substr(4))) {
+    length = kSigned;
+  } else if (agrees(bytes)) {
+    length = kBare;
+  } else {
     return Mismatch(entry, "descriptor");
   }
-  if (fields.U32() != entry.crc32) return Mismatch(entry, "CRC");
-  if (fields.U32() != entry.stored_bytes) return Mismatch(entry, "size");
-  if (fields.U32() != entry.size) return Mismatch(entry, "unpacked size");
+  if (length != room) {
+    return Refuse("E_ZIP_LAYOUT",
+                  absl::StrCat(room - length, " bytes behind entry ",
+                               Quoted(entry.name), " belong to no entry"));
+  }
   return absl::OkStatus();
 }
 

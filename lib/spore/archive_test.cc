@@ -215,9 +215,25 @@ TEST(ArchiveTest, RefusesDescriptorsThatAreNotWhatTheDirectorySays) {
     EXPECT_EQ(judge([&](auto& entry) { entry.descriptor[field] ^= 1; }),
               "E_ZIP_MISMATCH");
   }
-  EXPECT_EQ(judge([](auto& entry) { entry.descriptor += std::string(8, 0); }),
+  EXPECT_EQ(judge([](auto& entry) { entry.descriptor.insert(8, 4, '\0'); }),
             "E_ZIP_MISMATCH");
   EXPECT_EQ(judge([](auto& entry) { entry.local.size = 1; }), "E_ZIP_MISMATCH");
+}
+
+TEST(ArchiveTest, RefusesBytesBehindADescriptor) {
+  for (const bool with_signature : {true, false}) {
+    for (const bool last : {true, false}) {
+      for (const size_t bytes : {1, 4, 16}) {
+        ZipFile zip;
+        zip.entries = {
+            WithDescriptor(DeflatedEntry("a", "data"), with_signature)};
+        zip.entries[0].gap = std::string(bytes, '\0');
+        if (!last) zip.entries.push_back(StoredEntry("b", "more"));
+        EXPECT_EQ(Judge(zip), "E_ZIP_LAYOUT")
+            << with_signature << last << bytes;
+      }
+    }
+  }
 }
 
 TEST(ArchiveTest, RefusesFlagsMethodsAndVersionsThatItDoesNotKnow) {
