@@ -240,6 +240,17 @@ TEST(VerifySporeTest, RefusesContentsThatAreNotSigned) {
   EXPECT_EQ(Judge(zip), "E_HASH");
 }
 
+TEST(VerifySporeTest, JudgesTheSetOfEntriesBeforeTheirSizes) {
+  ZipFile zip = SporeWithFiles();
+  zip.entries[2] = StoredEntry("asset.txt", "longer asset");
+  zip.entries.push_back(StoredEntry("extra", "x"));
+  EXPECT_EQ(Judge(zip), "E_UNSIGNED_FILE");
+  zip = SporeWithFiles();
+  zip.entries.pop_back();
+  zip.entries[1] = StoredEntry("hello", "");
+  EXPECT_EQ(Judge(zip), "E_FILE_MISSING");
+}
+
 TEST(VerifySporeTest, JudgesExpiryByTheGivenTime) {
   JsonValue manifest = TestManifest();
   manifest.Set("expires_at", "2026-02-01T00:00:01Z");
