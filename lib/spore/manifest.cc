@@ -167,14 +167,13 @@ absl::Status BadPath(absl::string_view member, absl::string_view path) {
                    ", which cannot be that of a file in a spore"));
 }
 
-// What args and env may hold together with what separates their strings in the
-// memory of a process.
+// What args or env may hold.
 class StringBudget {
  public:
   explicit StringBudget(absl::string_view member) : member_(member) {}
 
   absl::Status Take(size_t bytes) {
-    bytes_ += bytes + 1;
+    bytes_ += bytes;
     if (++strings_ > kMaxStrings) {
       return Bad(member_,
                  absl::StrCat("may have at most ", kMaxStrings, " strings"));
@@ -265,7 +264,7 @@ absl::Status ReadProcess(const JsonValue& json, Manifest& manifest) {
       }
       if (!value.is_string()) return WrongType(member, value, "a string");
       if (HasNul(value.string())) return Bad(member, "must not contain NUL");
-      MYC_RETURN_IF_ERROR(budget.Take(name.size() + 1 + value.string().size()));
+      MYC_RETURN_IF_ERROR(budget.Take(name.size() + value.string().size()));
       manifest.env.emplace(name, value.string());
     }
   }

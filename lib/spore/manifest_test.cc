@@ -226,9 +226,9 @@ TEST(ManifestTest, ChecksHashes) {
 TEST(ManifestTest, ChecksArguments) {
   EXPECT_EQ(JudgeJson("args", Strings(1024, "x")), "OK");
   EXPECT_EQ(JudgeJson("args", Strings(1025, "x")), "E_MANIFEST");
-  EXPECT_EQ(JudgeMember("args", JsonValue::Array{std::string(131'071, 'x')}),
-            "OK");
   EXPECT_EQ(JudgeMember("args", JsonValue::Array{std::string(131'072, 'x')}),
+            "OK");
+  EXPECT_EQ(JudgeMember("args", JsonValue::Array{std::string(131'073, 'x')}),
             "E_MANIFEST");
   EXPECT_EQ(JudgeJson("args", R"(["a\u0000b"])"), "E_MANIFEST");
   EXPECT_EQ(JudgeJson("args", R"(["a",1])"), "E_MANIFEST");
@@ -286,9 +286,9 @@ TEST(ManifestTest, ChecksTheEnvironment) {
   EXPECT_EQ(JudgeJson("env", R"({"A":null})"), "E_MANIFEST");
   EXPECT_EQ(JudgeJson("env", R"(["A=1"])"), "E_MANIFEST");
   JsonValue large = JsonValue::MakeObject();
-  large.Set("A", std::string(131'069, 'x'));
+  large.Set("A", std::string(131'071, 'x'));
   EXPECT_EQ(JudgeMember("env", large), "OK");
-  large.Set("A", std::string(131'070, 'x'));
+  large.Set("A", std::string(131'072, 'x'));
   EXPECT_EQ(JudgeMember("env", large), "E_MANIFEST");
   JsonValue many = JsonValue::MakeObject();
   for (int i = 0; i < 1024; ++i) many.Set(absl::StrCat("A", i), "");
