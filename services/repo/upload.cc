@@ -109,11 +109,13 @@ void Upload::Fail(const absl::Status& status) {
 
 std::shared_ptr<Upload::Item> Upload::Take(Queue& queue) {
   Clock* const clock = Clock::Real();
-  const absl::Duration give_up = clock->Monotonic() + options_.idle_timeout;
+  absl::Duration give_up = clock->Monotonic() + options_.idle_timeout;
   MutexLock lock(mutex_);
   while (failure_.ok() && queue.empty() && !finished_) {
-    const absl::Duration left = give_up - clock->Monotonic();
-    if (left <= absl::ZeroDuration()) {
+    const absl::Duration now = clock->Monotonic();
+    // While there is no room, it is a slow disk that keeps the sender idle.
+    if (waiting_for_room_) give_up = now + options_.idle_timeout;
+    if (now >= give_up) {
       failure_ = MakeError(
           absl::StatusCode::kDeadlineExceeded, kErrorDomain, "UPLOAD_IDLE",
           absl::StrCat("nothing was received for ",
@@ -122,7 +124,7 @@ std::shared_ptr<Upload::Item> Upload::Take(Queue& queue) {
                        " bytes; start again"));
       break;
     }
-    changed_.WaitFor(mutex_, left);
+    changed_.WaitFor(mutex_, give_up - now);
   }
   if (!failure_.ok() || queue.empty()) return nullptr;
   std::shared_ptr<Item> item = std::move(queue.front());
