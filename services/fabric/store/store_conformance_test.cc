@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <ostream>
 #include <string>
@@ -549,6 +550,24 @@ TEST_P(ThreadedStoreTest, AnswersEveryCallBeforeItIsDestroyed) {
   EXPECT_EQ(answered, 500);
 }
 
+TEST_P(ThreadedStoreTest, RefusesWhatCallbacksAskForWhileItIsDestroyed) {
+  std::unique_ptr<Store> store = std::move(store_);
+  // reset() clears the pointer before it destroys what it pointed to.
+  Store* const raw = store.get();
+  absl::Status last;
+  std::function<void()> again = [&] {
+    raw->TxnAsync({.then_ops = {Op::Put("a", "")}},
+                  [&](const absl::StatusOr<TxnResponse>& response) {
+                    last = response.status();
+                    if (last.ok()) again();
+                  });
+  };
+  again();
+  store.reset();
+
+  EXPECT_EQ(ReasonOf(last), kReasonClosing);
+}
+
 TEST_P(StoreTest, KeepsEachRevisionAsOneBatch) {
   Put("b", "1");
   Run({.then_ops = {Op::Put("c", "1"), Op::Delete("b"), Op::Put("a", "1")}});
@@ -746,6 +765,16 @@ TEST_P(StoreTest, WatchDeliversThePastAndThenTheFutureInOrder) {
     EXPECT_EQ(batches[i]->revision, static_cast<int64_t>(i) + 3);
   }
   EXPECT_EQ(batches[0], ChangesAfter(2).at(0)) << "whole batches are shared";
+}
+
+TEST_P(StoreTest, WatchDeliversALongPastByItself) {
+  constexpr size_t kBatches = 20;
+  for (size_t i = 0; i < kBatches; ++i) Put("a", std::string(100'000, 'v'));
+  Collector collector;
+  auto watch = StoreWatch::Start(store_.get(), {}, collector.Sink());
+  ASSERT_TRUE(watch.ok()) << watch.status();
+
+  EXPECT_THAT(collector.Await(kBatches), SizeIs(kBatches));
 }
 
 TEST_P(StoreTest, WatchFiltersByPrefixWithoutSplittingTransactions) {
@@ -1138,10 +1167,39 @@ TEST_P(DurableStoreTest, BoundsItsLogOverRestarts) {
   EXPECT_EQ(Get("a")->value, "499");
 }
 
+TEST_P(DurableStoreTest, KeepsEveryEntryWhenTheLogIsShort) {
+  options_.max_log_batches = 3;
+  Reopen();
+  // Enough that entries on disk follow the log in several steps, along with
+  // commits as well as by themselves.
+  for (int i = 0; i < 50; ++i) {
+    TxnRequest puts;
+    for (int k = 0; k < 500; ++k) {
+      puts.then_ops.push_back(
+          Op::Put(absl::StrCat((i * 7919 + k * 104'729) % 30'000), "v"));
+    }
+    Run(std::move(puts));
+  }
+  const auto before = store_->Snapshot().entries;
+  ASSERT_THAT(before, SizeIs(Gt(10'000u)));
+
+  for (int round = 0; round < 2; ++round) {
+    Reopen();
+    const auto after = store_->Snapshot().entries;
+    ASSERT_EQ(after.size(), before.size());
+    for (size_t i = 0; i < before.size(); ++i) {
+      ASSERT_EQ(after[i]->key, before[i]->key);
+      ASSERT_EQ(after[i]->mod_revision, before[i]->mod_revision);
+    }
+    Advance(absl::ZeroDuration());
+  }
+}
+
 TEST_P(DurableStoreTest, KeepsItsRevisionWhenEverythingIsCompacted) {
   for (int i = 0; i < 10; ++i) Put("a", absl::StrCat(i));
   Delete("a");
   ASSERT_TRUE(store_->Compact(11).ok());
+  Advance(absl::ZeroDuration());
   Reopen();
 
   EXPECT_EQ(store_->Revision(), 11);
