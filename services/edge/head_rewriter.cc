@@ -180,6 +180,7 @@ void RewriteRequest(const RequestHead& head, const char* bytes, uint16_t line,
     outer_host = FindForwarded(head, bytes, "x-forwarded-host");
     outer_port = FindForwarded(head, bytes, "x-forwarded-port");
   }
+  bool counted_down = false;
   for (int i = 0; i < section.count; ++i) {
     const Field& field = section.fields[i];
     if (OfRequestField(field, head, bytes, with, valid_trace) ==
@@ -187,12 +188,13 @@ void RewriteRequest(const RequestHead& head, const char* bytes, uint16_t line,
       out->Add(bytes + field.line, static_cast<size_t>(field.end - field.line));
       continue;
     }
-    if (field.id == FieldId::kMaxForwards && head.method == Method::kOptions) {
+    if (field.id == FieldId::kMaxForwards && !counted_down) {
+      counted_down = true;
       uint64_t hops = 0;
       const absl::string_view value = field.Value(bytes);
       std::from_chars(value.data(), value.data() + value.size(), hops);
       text->Append("Max-Forwards: ");
-      text->AppendNumber(hops - 1);
+      text->AppendNumber(hops > 0 ? hops - 1 : 0);
       text->Append("\r\n");
       Emit(*text, &from, out);
     }
