@@ -64,12 +64,13 @@ absl::Status Help(Session& session) {
     session.console.Raw(OverviewText());
     return absl::OkStatus();
   }
-  if (const Command* command = FindCommand(what)) {
-    session.console.Raw(CommandHelp(*command));
-    return absl::OkStatus();
-  }
-  if (const std::string topic = TopicHelp(what); !topic.empty()) {
-    session.console.Raw(topic);
+  // `trust` is both: a command, and what one must know to use it.
+  const Command* command = FindCommand(what);
+  const std::string topic = TopicHelp(what);
+  if (command != nullptr || !topic.empty()) {
+    session.console.Raw(
+        absl::StrCat(topic, topic.empty() || command == nullptr ? "" : "\n",
+                     command == nullptr ? "" : CommandHelp(*command)));
     return absl::OkStatus();
   }
   std::vector<std::string> known;

@@ -209,9 +209,9 @@ absl::Status Build(Session& session) {
   MYC_ASSIGN_OR_RETURN(const Context* const context, session.context());
   const std::string key_file = context->Get("key-file");
   if (key_file.empty()) {
-    return UsageError("no key to sign with is named",
-                      {"name it:  --key-file FILE",
-                       "or make one:  meshctl keygen --out FILE"});
+    return UsageError(
+        "no key to sign with is named",
+        {"name it:  --key-file FILE", "make one:  meshctl keygen --out FILE"});
   }
   MYC_ASSIGN_OR_RETURN(const crypto::PrivateKey key, ReadPrivateKey(key_file));
 
@@ -449,9 +449,8 @@ absl::Status TrustAdd(Session& session) {
   MYC_ASSIGN_OR_RETURN(const std::string path, TrustStorePath(session));
   const std::vector<std::string> names = session.call.GetAll("name");
   if (names.empty()) {
-    return UsageError(
-        "trust add needs --name: which spores the key may sign",
-        {"one app:  --name billing", "or every name:  --name '**'"});
+    return UsageError("trust add needs --name: which spores the key may sign",
+                      {"one app:  --name billing", "every name:  --name '**'"});
   }
   MYC_ASSIGN_OR_RETURN(const std::string key, ReadPublicKey(session.Arg(0)));
   MYC_ASSIGN_OR_RETURN(crypto::TrustStore store,

@@ -118,9 +118,9 @@ absl::StatusOr<Context> Context::Resolve(const Invocation& call,
            .message =
                absl::StrCat("there is no context ", Quoted(context.name_),
                             ", which ", chosen_by, " names"),
-           .fixes = {"see the contexts there are: meshctl context ls",
-                     absl::StrCat("or add [context.", context.name_, "] to ",
-                                  file)}});
+           .fixes = {
+               "see the contexts there are: meshctl context ls",
+               absl::StrCat("add [context.", context.name_, "] to ", file)}});
     }
   } else if (const std::string mesh = FindMeshDirectory(directory);
              !mesh.empty()) {

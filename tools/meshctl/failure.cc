@@ -92,6 +92,28 @@ ExitCode ExitCodeOf(const absl::Status& status, absl::string_view reason) {
   }
 }
 
+// What to do about errors of the services, by their reasons.
+void AddAdvice(absl::string_view reason, Failure& failure) {
+  if (failure.exit == ExitCode::kUntrusted) {
+    failure.more = "meshctl help trust";
+  }
+  if (reason == "SPORE_UNTRUSTED" || reason == "E_UNTRUSTED_KEY" ||
+      reason == "E_NOT_AUTHORIZED") {
+    failure.fixes = {
+        "sign with a trusted key:  meshctl build --key-file FILE",
+        "trust this key:  meshctl trust add KEY.pub --name PATTERN "
+        "--trust-store FILE"};
+  } else if (reason == "PLAN_NOT_FOUND") {
+    failure.fixes = {"see what there is:  meshctl list"};
+  } else if (reason == "SPORE_NOT_FOUND") {
+    failure.fixes = {"see what there is:  meshctl list spores"};
+  } else if (reason == "BUDGET_NOT_FOUND") {
+    failure.fixes = {"see what there is:  meshctl budget ls"};
+  } else if (reason == "NODE_NOT_FOUND") {
+    failure.fixes = {"see what there is:  meshctl nodes"};
+  }
+}
+
 }  // namespace
 
 const std::vector<ExitCodeInfo>& ExitCodes() {
@@ -180,6 +202,7 @@ Failure ToFailure(const absl::Status& status) {
     }
   }
   failure.why = absl::StrJoin(reasons, "; ");
+  AddAdvice(info.reason(), failure);
   if (failure.message.empty()) {
     failure.message =
         absl::StrCat("failed with ", absl::StatusCodeToString(status.code()));

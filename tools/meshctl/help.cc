@@ -318,8 +318,10 @@ std::string CommandHelp(const Command& command) {
       codes.push_back(
           absl::StrCat(static_cast<int>(code), " ", ExitCodeName(code)));
     }
-    absl::StrAppend(&text, "\nExit codes besides 0, 1 and 2: ",
-                    absl::StrJoin(codes, ", "), "\n");
+    absl::StrAppend(&text, "\n",
+                    Wrapped(absl::StrCat("Exit codes besides 0, 1 and 2: ",
+                                         absl::StrJoin(codes, ", ")),
+                            0, kWidth));
   }
   text += "\nFlags of every command: meshctl help flags\n";
   return text;
@@ -425,11 +427,11 @@ _meshctl() {
   while IFS= read -r line; do
     case $line in
       :files)
-        compopt -o filenames 2>/dev/null
+        compopt -o filenames 2>/dev/null || :
         COMPREPLY+=($(compgen -f -- "$current"))
         ;;
       :directories)
-        compopt -o filenames 2>/dev/null
+        compopt -o filenames 2>/dev/null || :
         COMPREPLY+=($(compgen -d -- "$current"))
         ;;
       '') ;;

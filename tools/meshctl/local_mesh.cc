@@ -136,7 +136,7 @@ absl::StatusOr<std::string> LocalMeshProcesses::FindProgram(
        .why = absl::StrCat("looked in ",
                            absl::StrJoin(options_.program_directories, ", ")),
        .fixes = {"build it:  bazel build //services/...",
-                 "or say where it is:  --bin-dir DIR"}});
+                 "say where it is:  --bin-dir DIR"}});
 }
 
 absl::Status LocalMeshProcesses::CheckPort() const {
@@ -184,7 +184,7 @@ absl::Status LocalMeshProcesses::Prepare() {
                                 : ""),
            .fixes = {"use it: other commands find it by themselves",
                      "stop it:  meshctl down",
-                     "or start another one elsewhere:  --dir DIR --port 0"}});
+                     "start another one elsewhere:  --dir DIR --port 0"}});
     }
     absl::SleepFor(absl::Milliseconds(10));
   }
@@ -340,7 +340,9 @@ absl::Status LocalMeshProcesses::Start() {
             {"--listen=127.0.0.1:0", "--port_file=" + file, "--node_id=" + name,
              "--data_dir=" + Path("data/" + name),
              "--fabric=" + fabric_address_, "--repo=" + repo_address_,
-             "--trust_store=" + trust_store(), "--advertise_host=127.0.0.1"},
+             "--trust_store=" + trust_store(), "--advertise_host=127.0.0.1",
+             absl::StrCat("--shutdown_grace_s=",
+                          absl::ToInt64Seconds(kAgentStopTimeout) - 2)},
             {file});
     MYC_RETURN_IF_ERROR(Spawn(agent));
   }
@@ -425,11 +427,14 @@ int LocalMeshProcesses::Supervise(const std::function<bool()>& done) {
   return stop_signal_;
 }
 
-void LocalMeshProcesses::AwaitEnd(
+void LocalMeshProcesses::StopThose(
     const std::function<bool(const Service&)>& which, absl::Duration timeout) {
+  for (const Service& service : services_) {
+    if (service.pid != 0 && which(service)) kill(service.pid, SIGTERM);
+  }
   const absl::Duration end = clock_.Monotonic() + timeout;
-  const int signals = stop_signals_;
-  while (clock_.Monotonic() < end && stop_signals_ == signals) {
+  // The first signal is why we are here, or there was none.
+  while (clock_.Monotonic() < end && stop_signals_ < 2) {
     Reap();
     const bool any = std::any_of(services_.begin(), services_.end(),
                                  [&which](const Service& service) {
@@ -444,19 +449,12 @@ void LocalMeshProcesses::Stop() {
   if (stopping_ || !lock_.valid()) return;
   stopping_ = true;
   if (started_) {
-    const auto tell = [this](const auto& which) {
-      for (const Service& service : services_) {
-        if (service.pid != 0 && which(service)) kill(service.pid, SIGTERM);
-      }
-    };
-    const auto is_agent = [](const Service& s) { return IsAgent(s.name); };
-    const auto is_other = [](const Service& s) { return !IsAgent(s.name); };
-    tell(is_agent);
-    AwaitEnd(is_agent, kAgentStopTimeout);
-    if (stop_signals_ < 2) {
-      tell(is_other);
-      AwaitEnd(is_other, kStopTimeout);
-    }
+    // Agents first, since draining takes the edge and the fabric; these two
+    // last, as both wait for streams that others hold open.
+    StopThose([](const Service& s) { return IsAgent(s.name); },
+              kAgentStopTimeout);
+    StopThose([](const Service& s) { return s.name == "edge"; }, kStopTimeout);
+    StopThose([](const Service&) { return true; }, kStopTimeout);
     KillDescendants();
   }
   RemoveState();

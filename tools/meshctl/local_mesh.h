@@ -98,9 +98,10 @@ class LocalMeshProcesses {
   void HandleSignals(absl::Duration timeout);
   void Reap();
   Service* FindService(pid_t pid);
-  // Waits until no service of those named is running, or `timeout` passes.
-  void AwaitEnd(const std::function<bool(const Service&)>& which,
-                absl::Duration timeout);
+  // Sends SIGTERM to some services and waits until they have ended, `timeout`
+  // has passed or a second signal has come.
+  void StopThose(const std::function<bool(const Service&)>& which,
+                 absl::Duration timeout);
   absl::Status StartFailure(const Service& service,
                             const std::string& what) const;
 

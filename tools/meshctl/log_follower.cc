@@ -196,7 +196,7 @@ absl::Status Outcome(const Readers& readers, const LogQuery& query,
       {.exit = ExitCode::kNotFound,
        .message = absl::StrCat("no node has run ", what),
        .fixes = {"see what runs:  meshctl instances",
-                 "or wait for it:  meshctl logs " + query.app + " --follow"}});
+                 "wait for it:  meshctl logs " + query.app + " --follow"}});
 }
 
 }  // namespace
