@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
@@ -64,6 +65,23 @@ class SqliteStoreTest : public testing::Test {
               SQLITE_OK)
         << sqlite3_errmsg(database);
     sqlite3_close(database);
+  }
+
+  // The rows of a table of a closed store.
+  int64_t Count(const std::string& table) {
+    sqlite3* database = nullptr;
+    EXPECT_EQ(sqlite3_open(path_.c_str(), &database), SQLITE_OK);
+    int64_t count = -1;
+    EXPECT_EQ(sqlite3_exec(
+                  database, ("SELECT count(*) FROM " + table).c_str(),
+                  [](void* out, int, char** columns, char**) {
+                    *static_cast<int64_t*>(out) = std::atoll(columns[0]);
+                    return 0;
+                  },
+                  &count, nullptr),
+              SQLITE_OK);
+    sqlite3_close(database);
+    return count;
   }
 
   std::string ReadWhole(const std::string& path) {
@@ -169,6 +187,19 @@ TEST_F(SqliteStoreTest, BeginsAnewAfterAnInterruptedCreation) {
               testing::Contains("fabric.db"));
   EXPECT_THAT(*ListDirectory(directory_->path()),
               testing::Not(testing::Contains("fabric.db.new")));
+}
+
+TEST_F(SqliteStoreTest, ForgetsOldChangesInTheFileAsWell) {
+  options_.max_log_batches = 10;
+  {
+    std::unique_ptr<Store> store = MustOpen();
+    for (int i = 0; i < 2000; ++i) {
+      ASSERT_TRUE(Put(*store, absl::StrCat(i), "1").ok());
+    }
+    ASSERT_TRUE(store->Tick().ok());
+  }
+  EXPECT_EQ(Count("entries"), 2000);
+  EXPECT_EQ(Count("changes"), 10);
 }
 
 TEST_F(SqliteStoreTest, FindsEntriesThatWereTamperedWith) {
