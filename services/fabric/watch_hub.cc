@@ -12,9 +12,9 @@
 namespace mycelium::fabric {
 namespace {
 
-// A cached snapshot is given to later watchers if the log takes them on from
-// it, and it is not much older than this many steps: else they would get many
-// things twice.
+// A cached snapshot is given to other watchers if it is not older than their
+// watch, the log takes them on from it, and it is not much older than this many
+// steps: else they would get many things twice.
 constexpr int64_t kSnapshotReuse = 1'000;
 // Nor is it kept for longer: it costs as much memory as the state.
 constexpr absl::Duration kSnapshotKept = absl::Seconds(5);
@@ -66,6 +66,7 @@ absl::StatusOr<std::shared_ptr<Watcher>> WatchHub::Watch(
     if (stopping_) {
       refused = true;
     } else if (watchers_.size() < options_.max_watchers) {
+      watcher->asked_at_ = head_;
       watchers_.emplace(watcher.get(), watcher);
       return watcher;
     }
@@ -380,9 +381,10 @@ bool WatchHub::Compose(int64_t from, const std::string& app,
 }
 
 std::shared_ptr<const Watcher::Snapshot> WatchHub::SnapshotFor(
-    const std::string& app) {
+    const std::string& app, int64_t not_before) {
   const auto cached = snapshots_.find(app);
-  if (cached != snapshots_.end() && cached->second->revision >= floor_ &&
+  if (cached != snapshots_.end() &&
+      cached->second->revision >= std::max(floor_, not_before) &&
       cached->second->revision >= head_ - kSnapshotReuse) {
     return cached->second;
   }
@@ -442,7 +444,7 @@ absl::StatusOr<Record> WatchHub::NextFor(Watcher* watcher) {
 
 Record WatchHub::StartSnapshot(Watcher* watcher, bool resync) {
   watcher->phase_ = Watcher::Phase::kSnapshot;
-  watcher->snapshot_ = SnapshotFor(watcher->app_);
+  watcher->snapshot_ = SnapshotFor(watcher->app_, watcher->asked_at_);
   watcher->next_message_ = 0;
   if (resync) return Message(0, v1::WATCH_KIND_RESYNC, {});
   return NextLive(watcher);

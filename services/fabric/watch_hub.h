@@ -83,7 +83,8 @@ class Watcher : public std::enable_shared_from_this<Watcher> {
   const std::string resume_epoch_;
 
   // The rest is guarded by the hub's mutex.
-  int64_t position_;  // Everything up to here has been told.
+  int64_t position_;      // Everything up to here has been told.
+  int64_t asked_at_ = 0;  // The hub's head when the watch began.
   Phase phase_ = Phase::kStart;
   bool armed_ = false;  // Waits for `ready`.
   bool cancelled_ = false;
@@ -189,7 +190,9 @@ class WatchHub final : public ChangeConsumer {
   Record Message(int64_t revision, v1::WatchKind kind,
                  const std::vector<Record>& records) const;
   Record Bookmark() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::shared_ptr<const Watcher::Snapshot> SnapshotFor(const std::string& app)
+  // What there is of `app`, as of a revision that is not below `not_before`.
+  std::shared_ptr<const Watcher::Snapshot> SnapshotFor(const std::string& app,
+                                                       int64_t not_before)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<Record> NextFor(Watcher* watcher);
   Record NextLive(Watcher* watcher) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

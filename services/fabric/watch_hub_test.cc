@@ -188,6 +188,25 @@ struct Client {
   }
 };
 
+// Who begins a watch after a write has seen that write, and must not be told
+// that it has not happened yet.
+TEST_P(WatchHubTest, GivesNoSnapshotThatIsOlderThanTheWatch) {
+  Commit({PutSlot("a", 0)});
+  feed_->Pump();
+  const std::shared_ptr<Watcher> early = Watch();
+  Read(*early);
+  const int64_t written = Commit({PutSlot("a", 1)});
+  feed_->Pump();
+
+  const std::shared_ptr<Watcher> late = Watch();
+  const auto snapshot = Read(*late);
+
+  ASSERT_THAT(snapshot, SizeIs(2));
+  EXPECT_THAT(snapshot[0].changes(), SizeIs(2));
+  EXPECT_EQ(snapshot[1].kind(), v1::WATCH_KIND_SNAPSHOT_END);
+  EXPECT_EQ(snapshot[1].revision(), written);
+}
+
 TEST_P(WatchHubTest, SendsASnapshotThenItsEndThenEveryChangeInOrder) {
   Commit({PutSlot("a", 0)});
   const int64_t before = Commit({PutSlot("a", 1)});
