@@ -5,7 +5,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "lib/base/error.h"
 #include "lib/base/ids.h"
 #include "lib/rpc/status.h"
@@ -17,6 +19,7 @@ namespace {
 constexpr absl::string_view kErrorDomain = "agent.mycelium";
 constexpr int kDefaultPage = 100;
 constexpr int kMaxPage = 1000;
+constexpr size_t kMaxPageBytes = size_t{4} << 20;
 constexpr absl::Duration kMaxStopTimeout = absl::Minutes(10);
 // Each has a thread of its own.
 constexpr size_t kMaxLogStreams = 64;
@@ -28,13 +31,33 @@ grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context,
   return reactor;
 }
 
+// A page ends with an instance, and the next one begins behind its id.
+constexpr absl::string_view kPageTokenHead = "i1-";
+
+std::string MakePageToken(absl::string_view instance_id) {
+  return absl::StrCat(kPageTokenHead, absl::BytesToHexString(instance_id));
+}
+
+// The id in the token; empty without a token, nothing if it is not ours.
+std::optional<std::string> ReadPageToken(
+    const v1::ListInstancesRequest& request) {
+  absl::string_view token = request.page_token();
+  if (token.empty()) return "";
+  if (!absl::ConsumePrefix(&token, kPageTokenHead)) return std::nullopt;
+  const std::string id = absl::HexStringToBytes(token);
+  if (!IsId(id) || MakePageToken(id) != request.page_token()) {
+    return std::nullopt;
+  }
+  return id;
+}
+
 // Checks what stop and restart have in common.
 template <typename Request>
 absl::Status CheckStop(const Request& request,
                        std::optional<absl::Duration>* stop_timeout) {
   FieldViolations violations;
   if (!IsId(request.instance_id())) {
-    violations.Add("instance_id",
+    violations.Add("instanceId",
                    absl::StrCat(Quoted(request.instance_id()), " ", kIdRule));
   }
   if (request.has_stop_timeout()) {
@@ -42,7 +65,7 @@ absl::Status CheckStop(const Request& request,
         absl::Seconds(request.stop_timeout().seconds()) +
         absl::Nanoseconds(request.stop_timeout().nanos());
     if (timeout < absl::ZeroDuration() || timeout > kMaxStopTimeout) {
-      violations.Add("stop_timeout",
+      violations.Add("stopTimeout",
                      absl::StrCat(absl::FormatDuration(timeout),
                                   " must be between 0 and 10 minutes"));
     }
@@ -202,36 +225,40 @@ grpc::ServerUnaryReactor* AgentService::ListInstances(
     v1::ListInstancesResponse* response) {
   FieldViolations violations;
   if (request->page_size() < 0) {
-    violations.Add("page_size",
+    violations.Add("pageSize",
                    absl::StrCat(request->page_size(), " must not be negative"));
   }
   if (!request->app_name().empty() && !IsAppName(request->app_name())) {
-    violations.Add("app_name", absl::StrCat(Quoted(request->app_name()), " ",
-                                            kAppNameRule));
+    violations.Add("appName", absl::StrCat(Quoted(request->app_name()), " ",
+                                           kAppNameRule));
   }
   if (!violations.empty()) {
     return Finish(context,
                   violations.ToStatus(kErrorDomain, "REQUEST_INVALID"));
   }
-  // The token is the id that the page before ended with.
-  if (!request->page_token().empty() && !IsId(request->page_token())) {
+  const std::optional<std::string> after = ReadPageToken(*request);
+  if (!after.has_value()) {
     return Finish(context, MakeError(absl::StatusCode::kInvalidArgument,
                                      kErrorDomain, "PAGE_TOKEN_INVALID",
-                                     absl::StrCat("page_token ",
+                                     absl::StrCat("pageToken ",
                                                   Quoted(request->page_token()),
                                                   " is not one of ours")));
   }
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  loop_.Post([this, request, response, reactor] {
+  loop_.Post([this, request, response, reactor, after = *after] {
     const int page_size = request->page_size() == 0
                               ? kDefaultPage
                               : std::min(request->page_size(), kMaxPage);
     response->set_node_id(node_id_);
+    size_t bytes = 0;
     for (v1::Instance& instance : supervisor_.List(request->app_name())) {
-      if (instance.instance_id() <= request->page_token()) continue;
-      if (response->instances_size() == page_size) {
+      if (instance.instance_id() <= after) continue;
+      // What instances last wrote counts too: a page must fit into a message.
+      bytes += instance.ByteSizeLong();
+      if (response->instances_size() == page_size ||
+          (bytes > kMaxPageBytes && response->instances_size() > 0)) {
         response->set_next_page_token(
-            response->instances(page_size - 1).instance_id());
+            MakePageToken(response->instances().rbegin()->instance_id()));
         break;
       }
       *response->add_instances() = std::move(instance);

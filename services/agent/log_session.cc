@@ -90,19 +90,19 @@ v1::GetLogsResponse ToResponse(const std::vector<LogReader::Line>& lines) {
 absl::Status LogSession::Check(const v1::GetLogsRequest& request) {
   FieldViolations violations;
   if (request.instance_id().empty() == request.app_name().empty()) {
-    violations.Add("instance_id",
-                   "exactly one of instance_id and app_name must be set");
+    violations.Add("instanceId",
+                   "exactly one of instanceId and appName must be set");
   }
   if (!request.instance_id().empty() && !IsId(request.instance_id())) {
-    violations.Add("instance_id",
+    violations.Add("instanceId",
                    absl::StrCat(Quoted(request.instance_id()), " ", kIdRule));
   }
   if (!request.app_name().empty() && !IsAppName(request.app_name())) {
-    violations.Add("app_name",
+    violations.Add("appName",
                    absl::StrCat(Quoted(request.app_name()), " ", kAppNameRule));
   }
   if (request.has_tail_lines() && request.tail_lines() < -1) {
-    violations.Add("tail_lines",
+    violations.Add("tailLines",
                    absl::StrCat(request.tail_lines(), " must be -1 or more"));
   }
   if (!v1::LogLine::Stream_IsValid(request.stream())) {
