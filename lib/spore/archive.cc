@@ -171,11 +171,12 @@ absl::StatusOr<End> ReadEnd(int fd, int64_t file_bytes) {
 // Extra fields carry times and owners, which are ignored. Others can change
 // what a reader takes for the name, the size or the contents.
 absl::Status CheckExtra(absl::string_view extra, absl::string_view name) {
+  constexpr uint16_t kUnixTimes = 0x5455;
   constexpr std::array<uint16_t, 4> kAllowed = {
-      0x000a,  // NTFS times
-      0x5455,  // UT: times
-      0x7875,  // ux: owner
-      0xcafe,  // JAR marker
+      0x000a,      // NTFS times
+      kUnixTimes,  // UT
+      0x7875,      // ux: owner
+      0xcafe,      // JAR marker
   };
   while (!extra.empty()) {
     if (extra.size() < 4) {
@@ -196,6 +197,11 @@ absl::Status CheckExtra(absl::string_view extra, absl::string_view name) {
           "E_ZIP_EXTRA",
           absl::StrCat("extra field 0x", absl::Hex(id, absl::kZeroPad4), " of ",
                        Quoted(name), " is not allowed"));
+    }
+    // It begins with a byte of flags; libarchive unpacks nothing without.
+    if (id == kUnixTimes && bytes == 0) {
+      return Refuse("E_ZIP_EXTRA", absl::StrCat("the extra field UT of ",
+                                                Quoted(name), " is empty"));
     }
     extra.remove_prefix(bytes);
   }
