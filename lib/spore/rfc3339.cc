@@ -55,7 +55,7 @@ std::optional<absl::Time> ParseRfc3339(absl::string_view text) {
     int digits = 0;
     int digit = 0;
     while (TakeNumber(text, 1, digit)) {
-      if (++digits > 9) return std::nullopt;
+      if (++digits > 9) continue;
       unit /= 10;
       fraction += digit * unit;
     }

@@ -16,6 +16,8 @@ TEST(Rfc3339Test, ReadsTimesWithTheirZone) {
             time + absl::Milliseconds(250));
   EXPECT_EQ(ParseRfc3339("2026-01-02T03:04:05.000000001Z"),
             time + absl::Nanoseconds(1));
+  EXPECT_EQ(ParseRfc3339("2026-01-02T03:04:05.25000000000000000009Z"),
+            time + absl::Milliseconds(250));
   EXPECT_TRUE(ParseRfc3339("2024-02-29T00:00:00Z").has_value());
   EXPECT_TRUE(ParseRfc3339("0001-01-01T00:00:00Z").has_value());
   EXPECT_TRUE(ParseRfc3339("9999-12-31T23:59:59Z").has_value());
@@ -43,7 +45,6 @@ TEST(Rfc3339Test, RefusesEverythingElse) {
                                        "26-01-02T03:04:05Z",
                                        "+2026-01-02T03:04:05Z",
                                        "2026-01-02T03:04:05.Z",
-                                       "2026-01-02T03:04:05.0123456789Z",
                                        "2026-01-02T03:04:05,5Z",
                                        "2026-01-02T03:04:05+0100",
                                        "2026-01-02T03:04:05+01",
