@@ -253,6 +253,13 @@ absl::StatusOr<std::string> ReadDigest(absl::string_view text) {
              "must be 64 lower-case hex digits");
 }
 
+// With the fraction of the second, if there is one: a time that is written back
+// must not move.
+std::string FormatExactly(absl::Time time) {
+  return absl::FormatTime("%E4Y-%m-%d%ET%H:%M:%E*SZ", time,
+                          absl::UTCTimeZone());
+}
+
 JsonValue ToJson(const std::vector<std::string>& strings) {
   JsonValue::Array array;
   for (const std::string& string : strings) array.emplace_back(string);
@@ -266,10 +273,10 @@ JsonValue ToJson(const TrustedKey& key) {
   json.Set("state", KeyStateName(key.state));
   if (!key.comment.empty()) json.Set("comment", key.comment);
   if (key.not_before.has_value()) {
-    json.Set("not_before", spore::FormatRfc3339(*key.not_before));
+    json.Set("not_before", FormatExactly(*key.not_before));
   }
   if (key.not_after.has_value()) {
-    json.Set("not_after", spore::FormatRfc3339(*key.not_after));
+    json.Set("not_after", FormatExactly(*key.not_after));
   }
   if (!key.usages.empty()) json.Set("usages", ToJson(key.usages));
   return json;
@@ -383,7 +390,7 @@ std::string TrustStore::Serialize() const {
   json.Set("format", kFormat);
   json.Set("version", version_);
   if (expires_.has_value()) {
-    json.Set("expires", spore::FormatRfc3339(*expires_));
+    json.Set("expires", FormatExactly(*expires_));
   }
   if (!comment_.empty()) json.Set("comment", comment_);
   JsonValue keys = JsonValue::MakeObject();

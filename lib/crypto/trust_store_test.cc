@@ -96,6 +96,19 @@ TEST(TrustStoreTest, ReadsItsFile) {
   EXPECT_EQ(Parse(store.Serialize()).Serialize(), store.Serialize());
 }
 
+TEST(TrustStoreTest, WritesTimesBackExactly) {
+  const absl::Time at = kNow + absl::Milliseconds(250);
+  TrustStore store;
+  ASSERT_TRUE(store.AddKey(PublicKey(), "dev", {"billing"}).ok());
+  ASSERT_TRUE(store.RetireKey(Id(), at).ok());
+  store.SetExpires(at);
+
+  const TrustStore again = Parse(store.Serialize());
+
+  EXPECT_EQ(again.FindKey(Id())->not_after, at);
+  EXPECT_EQ(again.expires(), at);
+}
+
 TEST(TrustStoreTest, RefusesFilesThatItDoesNotUnderstand) {
   const auto refused = [](const std::string& json) {
     const auto store = TrustStore::Parse(json);
