@@ -89,6 +89,7 @@ class Buffer {
 
   // Cuts `size` bytes out at `at`: what is behind them moves up.
   void Erase(size_t at, size_t size) {
+    if (size == 0) return;
     std::memmove(data() + at, data() + at + size, this->size() - at - size);
     end_ -= static_cast<uint32_t>(size);
   }
