@@ -238,11 +238,10 @@ grpc::ServerUnaryReactor* AgentService::ListInstances(
   }
   const std::optional<std::string> after = ReadPageToken(*request);
   if (!after.has_value()) {
-    return Finish(context, MakeError(absl::StatusCode::kInvalidArgument,
-                                     kErrorDomain, "PAGE_TOKEN_INVALID",
-                                     absl::StrCat("pageToken ",
-                                                  Quoted(request->page_token()),
-                                                  " is not one of ours")));
+    violations.Add("pageToken", absl::StrCat(Quoted(request->page_token()),
+                                             " is not one of ours"));
+    return Finish(context,
+                  violations.ToStatus(kErrorDomain, "PAGE_TOKEN_INVALID"));
   }
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   loop_.Post([this, request, response, reactor, after = *after] {
