@@ -99,16 +99,11 @@ class EveryServiceTest(mesh.MeshTestCase):
 
     def test_messages_above_the_limit_are_refused_and_the_service_goes_on(self):
         for service, process in self.each():
-            for method in process.stub.requests:
-                raw = process.channel.stream_stream(f"/{service}/{method}")
-                with self.assertRaises(grpc.RpcError) as raised:
-                    list(raw(iter([b"\x0a" + b"\x80" * 64 + b"x" * (9 << 20)]), timeout=20))
-                self.assertIn(
-                    raised.exception.code().name,
-                    ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "INTERNAL"),
-                    method,
-                )
-                break
+            method = sorted(process.stub.requests)[0]
+            raw = process.channel.stream_stream(f"/{service}/{method}")
+            with self.assertRaises(grpc.RpcError) as raised:
+                list(raw(iter([bytes(9 << 20)]), timeout=20))
+            self.assertEqual(raised.exception.code().name, "RESOURCE_EXHAUSTED", method)
             health = contracts.Stub(process.channel, mesh.HEALTH)
             self.assertEqual(health.Check().status, _SERVING)
 

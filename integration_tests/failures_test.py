@@ -29,7 +29,7 @@ class InstanceTest(FailureTest):
     def test_a_killed_instance_is_replaced_and_only_its_requests_are_lost(self):
         the_mesh = self.new_mesh().start()
         the_mesh.deploy(min=2)
-        victim = the_mesh.instances()[0]
+        victim = the_mesh.running()[0]
         events = the_mesh.watch("Events", app_name="probe")
         load = self.load(the_mesh)
 
@@ -72,8 +72,8 @@ class AgentTest(FailureTest):
     def test_the_slots_of_a_killed_agent_go_to_other_nodes(self):
         the_mesh = self.new_mesh().start(agents=2)
         the_mesh.deploy(min=4)
-        victim = the_mesh.instances("node-1")
-        self.assertEqual(len(victim), 2, "apps are spread over nodes")
+        victims = the_mesh.running("node-1")
+        self.assertEqual(len(victims), 2, "apps are spread over nodes")
         load = self.load(the_mesh)
 
         the_mesh.services["node-1"].kill()
@@ -81,7 +81,8 @@ class AgentTest(FailureTest):
         nodes = the_mesh.watch("Nodes")
         lost = the_mesh.node_id("node-1")
         nodes.wait_for(
-            lambda state: state[lost].state == mesh.NODE["STATE_LOST"],
+            lambda state: lost in state
+            and state[lost].state == mesh.NODE["STATE_LOST"],
             what="the node is lost",
         )
         survivor = the_mesh.node_id("node-2")
@@ -93,7 +94,8 @@ class AgentTest(FailureTest):
         # It comes back: what it left behind is not an orphan.
         the_mesh.services["node-1"].start()
         nodes.wait_for(
-            lambda state: state[lost].state == mesh.NODE["STATE_READY"],
+            lambda state: lost in state
+            and state[lost].state == mesh.NODE["STATE_READY"],
             what="the node is back",
         )
         processes.wait_until(
@@ -249,7 +251,7 @@ class RepoTest(FailureTest):
         the_mesh.services["repo"].kill()
 
         # A crash is healed from the cache.
-        processes.kill_pid(the_mesh.instances()[0].pid)
+        processes.kill_pid(the_mesh.running()[0].pid)
         the_mesh.wait_routed("probe", 2, digest=new.digest)
         # What the node has in its cache can still be deployed.
         answer = the_mesh.put_plan("probe", old, min=2, **quick)

@@ -110,14 +110,13 @@ class BufCurlTest(mesh.MeshTestCase):
 
         self.assertNotEqual(status, 0)
         self.assertEqual(answer["code"], "invalid_argument")
-        details = {d["type"]: d.get("debug", d) for d in answer["details"]}
-        self.assertEqual(
-            details["google.rpc.ErrorInfo"]["reason"], "PLAN_INVALID", details
-        )
-        fields = {
-            v["field"] for v in details["google.rpc.BadRequest"]["fieldViolations"]
-        }
-        self.assertLessEqual({"plan.appName", "plan.digest"}, fields)
+        details = {}
+        for detail in answer["details"]:
+            value = base64.b64decode(detail["value"] + "==")
+            details[detail["type"]] = contracts.message(detail["type"]).FromString(value)
+        self.assertEqual(details["google.rpc.ErrorInfo"].reason, "PLAN_INVALID")
+        fields = {v.field for v in details["google.rpc.BadRequest"].field_violations}
+        self.assertEqual(fields, {"plan.appName", "plan.digest", "plan.max"})
 
 
 def _json_values(stream):

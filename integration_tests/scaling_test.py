@@ -42,7 +42,9 @@ class ScalingTest(mesh.MeshTestCase):
         self.assertEqual(raised.plan.count, 4)
         self.assertEqual(lowered.plan.count, 2)
         self.mesh.wait_routed("probe", 2)
-        self.assertEqual(len(self.mesh.workload_pids()), 2)
+        processes.wait_until(
+            lambda: len(self.mesh.workload_pids()) == 2, 30, "the surplus is gone"
+        )
 
     def test_min_zero_runs_nothing_and_an_app_can_come_back_from_it(self):
         spore = self.mesh.deploy(min=1, **_QUICK)

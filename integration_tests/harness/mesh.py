@@ -360,15 +360,14 @@ class Mesh:
     def instances(self, node="node-1", app=""):
         return self.agent(node).ListInstances(app_name=app).instances
 
+    def running(self, node="node-1", app=""):
+        """Instances of a node that have a process."""
+        return [i for i in self.instances(node, app) if i.pid]
+
     def instances_of(self, app):
         """Instances of an app on all nodes that still have a process."""
-        return [
-            instance
-            for node in self.services
-            if node.startswith("node-")
-            for instance in self.instances(node, app)
-            if instance.pid
-        ]
+        nodes = [name for name in self.services if name.startswith("node-")]
+        return [i for node in nodes for i in self.running(node, app)]
 
     def events(self, **query):
         return self.fabric.ListEvents(page_size=1000, **query).events

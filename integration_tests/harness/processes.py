@@ -116,6 +116,9 @@ def run(argv, timeout_s=60, env=None, cwd=None, input=None):
 
 
 def kill_pid(pid):
+    """kill -9 of one process; 0 and below would mean whole groups."""
+    if pid <= 1:
+        raise ValueError(f"{pid} is no process of a test")
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
