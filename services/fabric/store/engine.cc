@@ -515,11 +515,12 @@ bool StoreEngine::Holds(const Compare& compare, const Group& group,
   return false;
 }
 
-absl::StatusOr<bool> StoreEngine::AddBatch(EntryMap writes, Group& group) {
+absl::StatusOr<bool> StoreEngine::AddBatch(const EntryMap& writes,
+                                           Group& group) {
   auto batch = std::make_shared<Batch>();
   batch->revision = group.revision + 1;
   int64_t delta = 0;
-  for (auto& [key, entry] : writes) {
+  for (const auto& [key, entry] : writes) {
     std::shared_ptr<const Entry> previous = Lookup(key, group);
     if (entry == nullptr && previous == nullptr) continue;
     if (entry != nullptr) delta += CostOf(*entry);
@@ -535,11 +536,11 @@ absl::StatusOr<bool> StoreEngine::AddBatch(EntryMap writes, Group& group) {
   if (delta > 0 && state_bytes_ + group.state_bytes + delta > limit) {
     return FullError("bytes", limit);
   }
-  for (auto& [key, entry] : writes) {
+  for (const auto& [key, entry] : writes) {
     if (entry != nullptr && entry->lease != kNoLease) {
       group.bound_keys[entry->lease].push_back(key);
     }
-    group.entries[key] = std::move(entry);
+    group.entries[key] = entry;
   }
   group.state_bytes += delta;
   group.batch_bytes += batch->size_bytes;
@@ -603,7 +604,7 @@ absl::StatusOr<StoreEngine::Outcome> StoreEngine::EvaluateTxn(
     entry->lease = op.lease;
     writes[std::move(op.key)] = std::move(entry);
   }
-  MYC_ASSIGN_OR_RETURN(response.changed, AddBatch(std::move(writes), group));
+  MYC_ASSIGN_OR_RETURN(response.changed, AddBatch(writes, group));
   response.revision = group.revision;
   return outcome;
 }
@@ -656,7 +657,7 @@ absl::StatusOr<StoreEngine::Outcome> StoreEngine::EvaluateLeaseEnd(
   }
 
   Outcome outcome;
-  MYC_ASSIGN_OR_RETURN(outcome.txn.changed, AddBatch(std::move(writes), group));
+  MYC_ASSIGN_OR_RETURN(outcome.txn.changed, AddBatch(writes, group));
   outcome.txn.revision = group.revision;
   --group.lease_count;
   group.journal.leases[id] = std::nullopt;

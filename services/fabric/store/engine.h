@@ -156,7 +156,7 @@ class StoreEngine final : public Store {
   // changes. Returns whether it does.
   //
   // ResourceExhausted: the state would outgrow its bound.
-  absl::StatusOr<bool> AddBatch(EntryMap writes, Group& group)
+  absl::StatusOr<bool> AddBatch(const EntryMap& writes, Group& group)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // One group from gathering to answers, by the writer.
