@@ -11,6 +11,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "lib/base/file.h"
 #include "lib/base/ids.h"
@@ -31,6 +32,12 @@ absl::StatusOr<ListenAddress> ParseListenAddress(absl::string_view text) {
   if (colon == absl::string_view::npos || colon + 1 == text.size()) {
     return absl::InvalidArgumentError(
         absl::StrCat("listen address ", Quoted(text), " is not HOST:PORT"));
+  }
+  int port = 0;
+  if (!absl::SimpleAtoi(text.substr(colon + 1), &port) || port < 0 ||
+      port > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "listen address ", Quoted(text), ": the port must be 0 to 65535"));
   }
   ListenAddress result;
   result.host = std::string(text.substr(0, colon));
