@@ -120,8 +120,11 @@ absl::Status Run() {
 
 int main(int argc, char** argv) {
   mycelium::BlockStopSignals();
-  mallopt(M_TRIM_THRESHOLD, mycelium::repo::kKeptHeapBytes);
-  mallopt(M_MMAP_THRESHOLD, mycelium::repo::kKeptHeapBytes);
+  // No other thread runs yet.
+  mallopt(M_TRIM_THRESHOLD,  // NOLINT(concurrency-mt-unsafe)
+          mycelium::repo::kKeptHeapBytes);
+  mallopt(M_MMAP_THRESHOLD,  // NOLINT(concurrency-mt-unsafe)
+          mycelium::repo::kKeptHeapBytes);
   // A file size limit is then an error like a full disk, and not the end.
   std::signal(SIGXFSZ, SIG_IGN);
   mycelium::flags::ParseCommandLine(

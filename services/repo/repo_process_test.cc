@@ -4,10 +4,10 @@
 
 #include "services/repo/repo_process.h"
 
-#include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include <csignal>
 #include <filesystem>
 #include <iostream>
 #include <memory>

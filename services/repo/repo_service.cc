@@ -290,7 +290,7 @@ class RepoService::GetReactor final
         MutexLock lock(mutex_);
         is_reading_ = false;
         has_ready_ = status.ok();
-        ready_ = std::move(chunk);
+        ready_.Swap(&chunk);
         if (!status.ok()) status_ = std::move(status);
       }
       Continue();
@@ -336,7 +336,8 @@ class RepoService::GetReactor final
     {
       MutexLock lock(mutex_);
       if (status_.ok() && has_ready_ && !is_writing_) {
-        writing_ = std::move(ready_);
+        writing_.Swap(&ready_);
+        ready_.Clear();
         has_ready_ = false;
         is_writing_ = true;
         read = next_ < end_;
@@ -405,7 +406,7 @@ grpc::ServerUnaryReactor* RepoService::Stat(
     grpc::CallbackServerContext* context, const v1::StatRequest* request,
     v1::StatResponse* response) {
   absl::StatusOr<spore::v1::SporeInfo> info = store_.Stat(request->digest());
-  if (info.ok()) *response->mutable_spore() = *std::move(info);
+  if (info.ok()) *response->mutable_spore() = *info;
   return Answer(context, info.status());
 }
 

@@ -11,12 +11,12 @@
 namespace mycelium::repo {
 
 const crypto::PrivateKey& SampleKey() {
-  static const auto* const kKey = [] {
-    absl::StatusOr<crypto::PrivateKey> key = crypto::PrivateKey::Generate();
-    CHECK(key.ok()) << key.status();
-    return new crypto::PrivateKey(*std::move(key));
+  static const crypto::PrivateKey* const key = [] {
+    absl::StatusOr<crypto::PrivateKey> made = crypto::PrivateKey::Generate();
+    CHECK(made.ok()) << made.status();
+    return new crypto::PrivateKey(*std::move(made));
   }();
-  return *kKey;
+  return *key;
 }
 
 SampleSpore MakeSpore(absl::string_view name, size_t binary_bytes) {
