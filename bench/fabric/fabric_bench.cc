@@ -181,6 +181,7 @@ class RawStream final
     const std::string bytes = request.SerializeAsString();
     const grpc::Slice slice(bytes);
     request_ = grpc::ByteBuffer(&slice, 1);
+    context_.set_wait_for_ready(true);
     stub_.PrepareBidiStreamingCall(&context_, method, grpc::StubOptions(),
                                    this);
     if (half_close) {
@@ -264,6 +265,7 @@ class FabricTarget final : public Target {
     return [stub](int key, std::function<void(bool)> done) {
       auto call = std::make_shared<
           Call<fabric::v1::PutPlanRequest, fabric::v1::PutPlanResponse>>();
+      call->context.set_wait_for_ready(true);
       rpc::SetDeadline(call->context, absl::Seconds(30));
       fabric::v1::Plan& plan = *call->request.mutable_plan();
       plan.set_app_name(absl::StrCat("app-", key));
@@ -334,14 +336,10 @@ class EtcdTarget final : public Target {
                           port + 1),
              "--log-level=error"},
             absl::StrCat(directory, "/etcd.log")) {
-    const auto put = Putter();
-    for (int i = 0; i < 200; ++i) {
-      std::atomic<int> state = 0;
-      put(0, [&state](bool ok) { state = ok ? 1 : 2; });
-      while (state == 0) absl::SleepFor(absl::Milliseconds(5));
-      if (state == 1) return;
-      absl::SleepFor(absl::Milliseconds(50));
-    }
+    // Waits until it serves.
+    std::atomic<bool> answered = false;
+    Putter()(0, [&answered](bool) { answered = true; });
+    while (!answered) absl::SleepFor(absl::Milliseconds(5));
   }
 
   std::string name() const override { return "etcd"; }
@@ -353,6 +351,7 @@ class EtcdTarget final : public Target {
     return [stub](int key, std::function<void(bool)> done) {
       auto call = std::make_shared<
           Call<etcdserverpb::PutRequest, etcdserverpb::PutResponse>>();
+      call->context.set_wait_for_ready(true);
       rpc::SetDeadline(call->context, absl::Seconds(30));
       call->request.set_key(absl::StrCat("app-", key));
       // About as long as a plan.
@@ -531,6 +530,7 @@ int Run() {
   absl::PrintF("%-7s %8s %10s %10s %12s %10s %10s %10s %10s %10s\n", "",
                "watchers", "", "", "saturated", "meanwhile", "alone",
                "saturated", "idle", "after");
+  fflush(stdout);
   for (absl::string_view text : absl::StrSplit(FLAGS_watchers, ',')) {
     int count = 0;
     if (!absl::SimpleAtoi(text, &count) || count < 1) continue;

@@ -72,7 +72,8 @@ void EdgeRegistry::Open(const v1::ReportEdgeRequest& request,
               // nothing any more.
               const LeaseId useless = written.ok() ? *replaced : lease;
               if (useless != kNoLease) {
-                store_.RevokeAsync(useless, [](absl::StatusOr<int64_t>) {});
+                store_.RevokeAsync(useless,
+                                   [](const absl::StatusOr<int64_t>&) {});
               }
               if (written.ok()) {
                 const std::string& id = request.edge().edge_id();
@@ -145,7 +146,7 @@ absl::Status EdgeRegistry::Take(const std::string& edge_id, LeaseId lease,
 }
 
 void EdgeRegistry::Close(const std::string& edge_id, LeaseId lease) {
-  store_.RevokeAsync(lease, [edge_id](absl::StatusOr<int64_t> revision) {
+  store_.RevokeAsync(lease, [edge_id](const absl::StatusOr<int64_t>& revision) {
     if (!revision.ok() && ReasonOf(revision.status()) != kReasonNoLease) {
       LOG(WARNING) << "cannot end the lease of edge " << edge_id << ": "
                    << revision.status();
@@ -278,7 +279,7 @@ void EdgeRegistry::SetDrained(const std::string& name, int64_t revision,
             "ENDPOINT_DRAINED", v1::Event::SEVERITY_INFO, std::move(event)));
         return draft;
       },
-      [this, name](absl::StatusOr<None> done) {
+      [this, name, running = scope_.Enter()](const absl::StatusOr<None>& done) {
         if (done.ok()) return;
         LOG(WARNING) << "cannot mark endpoint " << name
                      << " as drained: " << done.status();

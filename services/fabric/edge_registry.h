@@ -16,6 +16,7 @@
 #include "mycelium/fabric/v1/fabric.pb.h"
 #include "services/fabric/change_feed.h"
 #include "services/fabric/event_log.h"
+#include "services/fabric/operation_scope.h"
 #include "services/fabric/store/store.h"
 #include "services/fabric/store_txn.h"
 
@@ -97,6 +98,8 @@ class EdgeRegistry final : public ChangeConsumer {
   Mutex mutex_;
   absl::flat_hash_map<std::string, Edge> edges_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<std::string, Drain> drains_ ABSL_GUARDED_BY(mutex_);
+
+  OperationScope scope_;
 };
 
 }  // namespace mycelium::fabric

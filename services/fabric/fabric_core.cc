@@ -4,8 +4,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "glog/logging.h"
-#include "lib/base/status_macros.h"
 #include "lib/base/version.h"
 #include "services/fabric/keys.h"
 #include "services/fabric/validate.h"
@@ -18,10 +19,12 @@ constexpr absl::Duration kUpkeepInterval = absl::Seconds(5);
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<FabricCore>> FabricCore::Create(
-    Store* store, const FabricOptions& options) {
+std::unique_ptr<FabricCore> FabricCore::Create(Store* store,
+                                               const FabricOptions& options) {
   std::unique_ptr<FabricCore> fabric(new FabricCore(store, options));
-  MYC_RETURN_IF_ERROR(fabric->requests_.Renew());
+  // A disk that is full does not keep the fabric from telling what it knows.
+  const absl::Status renewed = fabric->requests_.Renew();
+  if (!renewed.ok()) LOG(WARNING) << "the store cannot write: " << renewed;
   fabric->feed_ =
       std::make_unique<ChangeFeed>(store, fabric->consumers(), options.threads);
   if (options.threads == StoreOptions::Threads::kOwn) {

@@ -6,7 +6,6 @@
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "lib/base/clock.h"
 #include "lib/base/mutex.h"
@@ -45,10 +44,8 @@ struct FabricOptions {
 class FabricCore {
  public:
   // `store` must outlive the fabric.
-  //
-  // Errors of the store.
-  static absl::StatusOr<std::unique_ptr<FabricCore>> Create(
-      Store* store, const FabricOptions& options);
+  static std::unique_ptr<FabricCore> Create(Store* store,
+                                            const FabricOptions& options);
 
   // Every watcher must be gone.
   ~FabricCore();

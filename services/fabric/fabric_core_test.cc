@@ -76,7 +76,7 @@ class FabricCoreTest : public testing::Test {
     options.clock = &clock_;
     options.threads = StoreOptions::Threads::kNone;
     options.catalog = &catalog_;
-    fabric_ = *FabricCore::Create(store_.get(), options);
+    fabric_ = FabricCore::Create(store_.get(), options);
   }
 
   // The answer of a call that calls back before it returns.
@@ -1071,7 +1071,7 @@ TEST(FabricConcurrencyTest, ManyClaimersNeverExceedABudgetOrShareASlot) {
   StoreOptions store_options;
   const std::unique_ptr<Store> store = NewMemoryStore(store_options);
   const std::unique_ptr<FabricCore> fabric =
-      *FabricCore::Create(store.get(), {});
+      FabricCore::Create(store.get(), {});
   const auto wait = [](auto call) {
     std::atomic<bool> called = false;
     call([&called](const auto&) { called = true; });

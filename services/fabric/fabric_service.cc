@@ -29,8 +29,9 @@ UnaryReactor* Later(Context* context, Registry& registry,
   UnaryReactor* reactor = context->DefaultReactor();
   (registry.*method)(*request,
                      [reactor, response](absl::StatusOr<Response> result) {
-                       if (result.ok()) *response = *std::move(result);
-                       reactor->Finish(rpc::ToGrpcStatus(result.status()));
+                       const absl::Status status = result.status();
+                       if (status.ok()) *response = *std::move(result);
+                       reactor->Finish(rpc::ToGrpcStatus(status));
                      });
   return reactor;
 }
@@ -40,8 +41,9 @@ template <typename Response>
 UnaryReactor* Now(Context* context, absl::StatusOr<Response> result,
                   Response* response) {
   UnaryReactor* reactor = context->DefaultReactor();
-  if (result.ok()) *response = *std::move(result);
-  reactor->Finish(rpc::ToGrpcStatus(result.status()));
+  const absl::Status status = result.status();
+  if (status.ok()) *response = *std::move(result);
+  reactor->Finish(rpc::ToGrpcStatus(status));
   return reactor;
 }
 

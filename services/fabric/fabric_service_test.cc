@@ -35,7 +35,6 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
-using testing::SizeIs;
 
 const std::string& DigestA() {
   static const std::string& digest = *new std::string(64, 'a');
@@ -81,7 +80,7 @@ class FabricServiceTest : public testing::TestWithParam<std::string> {
     }
     FabricOptions options;
     options.store_kind = GetParam();
-    fabric_ = *FabricCore::Create(store_.get(), options);
+    fabric_ = FabricCore::Create(store_.get(), options);
     service_ = NewFabricService(fabric_.get());
     rpc::ServerOptions server_options;
     server_options.listen = "127.0.0.1:0";

@@ -67,8 +67,8 @@ absl::Status Serve() {
   FabricOptions options;
   options.catalog = catalog.get();
   options.store_kind = FLAGS_store;
-  MYC_ASSIGN_OR_RETURN(const std::unique_ptr<FabricCore> fabric,
-                       FabricCore::Create(store.get(), options));
+  const std::unique_ptr<FabricCore> fabric =
+      FabricCore::Create(store.get(), options);
   const std::unique_ptr<grpc::Service> service = NewFabricService(fabric.get());
 
   rpc::ServerOptions server_options;
@@ -83,7 +83,7 @@ absl::Status Serve() {
   MYC_RETURN_IF_ERROR(rpc::WritePortFile(FLAGS_port_file, server->address()));
 
   const int signal = WaitForStopSignal();
-  LOG(INFO) << "stopping on " << strsignal(signal);
+  LOG(INFO) << "stopping on signal " << signal;
   server->SetServing(false);
   fabric->StopWatches();
   server->Shutdown(kShutdownGrace);

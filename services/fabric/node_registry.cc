@@ -135,7 +135,8 @@ void NodeRegistry::JoinNew(const v1::JoinNodeRequest& request,
             [this, lease = *lease, done = std::move(done)](
                 absl::StatusOr<v1::JoinNodeResponse> response) mutable {
               if (!response.ok()) {
-                store_.RevokeAsync(lease, [](absl::StatusOr<int64_t>) {});
+                store_.RevokeAsync(lease,
+                                   [](const absl::StatusOr<int64_t>&) {});
               }
               done(std::move(response));
             });
@@ -271,7 +272,7 @@ void NodeRegistry::SetSuspect(const std::string& node, LeaseId lease,
                                                    " reports again"))));
         return draft;
       },
-      [node](absl::StatusOr<None> done) {
+      [node, running = scope_.Enter()](const absl::StatusOr<None>& done) {
         if (!done.ok()) {
           LOG(WARNING) << "cannot write the state of node " << node << ": "
                        << done.status();
@@ -331,7 +332,7 @@ void NodeRegistry::RecordLoss(const std::string& node) {
                                    "and endpoints are gone"))));
         return draft;
       },
-      [this, node](absl::StatusOr<None> done) {
+      [this, node, running = scope_.Enter()](const absl::StatusOr<None>& done) {
         if (done.ok()) return;
         LOG(WARNING) << "cannot record the loss of node " << node << ": "
                      << done.status();

@@ -17,6 +17,7 @@
 #include "services/fabric/change_feed.h"
 #include "services/fabric/event_log.h"
 #include "services/fabric/node_ledger.h"
+#include "services/fabric/operation_scope.h"
 #include "services/fabric/store/store.h"
 #include "services/fabric/store_txn.h"
 
@@ -96,6 +97,8 @@ class NodeRegistry final : public ChangeConsumer {
   absl::flat_hash_map<std::string, Holder> holders_ ABSL_GUARDED_BY(mutex_);
   // Nodes that are no longer alive and whose record does not say so yet.
   absl::flat_hash_set<std::string> lost_ ABSL_GUARDED_BY(mutex_);
+
+  OperationScope scope_;
 };
 
 }  // namespace mycelium::fabric

@@ -142,7 +142,8 @@ class Run {
       : input_(input),
         plan_(plan),
         need_(InstanceResources(plan)),
-        eligible_(EligibleNodes(plan, *input.nodes)) {}
+        eligible_(EligibleNodes(plan, *input.nodes)),
+        obstacle_(FindObstacle(plan, *input.nodes)) {}
 
   Decision Decide();
 
@@ -174,6 +175,7 @@ class Run {
   const v1::Plan& plan_;
   const Resources need_;
   const std::vector<const NodeInput*> eligible_;
+  const std::optional<Obstacle> obstacle_;
   int wanted_ = 0;
   int surge_ = 0;
   std::vector<Item> items_;
@@ -438,10 +440,9 @@ PendingReason Run::ReasonFor(const SlotRef& ref,
                              const std::vector<std::string>& refused_by) {
   PendingReason result;
   result.slot = ref;
-  const std::optional<Obstacle> obstacle = FindObstacle(plan_, *input_.nodes);
-  if (obstacle.has_value()) {
-    result.reason = obstacle->reason;
-    result.message = obstacle->message;
+  if (obstacle_.has_value()) {
+    result.reason = obstacle_->reason;
+    result.message = obstacle_->message;
     return result;
   }
   const bool all_refused = std::all_of(

@@ -18,9 +18,8 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
-using testing::UnorderedElementsAre;
 
-const absl::Time kNow = absl::FromUnixSeconds(1'000'000);
+constexpr absl::Time kNow = absl::FromUnixSeconds(1'000'000);
 
 v1::Plan PlanFor(int count, int64_t generation = 1) {
   v1::Plan plan;
@@ -161,7 +160,7 @@ TEST(ReconcilerTest, NeverWantsMoreThanTheBudgetAllows) {
   Case cpu(PlanFor(5));
   cpu.input.budget = BudgetFor(0, 250);
   Case memory(PlanFor(5));
-  memory.input.budget = BudgetFor(0, 0, 64 * 4);
+  memory.input.budget = BudgetFor(0, 0, int64_t{64} * 4);
 
   EXPECT_THAT(instances.Decide().create, SizeIs(3));
   EXPECT_EQ(instances.Decide().bound_by, "maxInstances");
@@ -437,7 +436,8 @@ class RandomMesh {
     if (Pick(3) == 0) {
       budget_.reset();
     } else {
-      budget_ = BudgetFor(Pick(6), 100 * Pick(7), 64 * Pick(7));
+      budget_ =
+          BudgetFor(Pick(6), int64_t{100} * Pick(7), int64_t{64} * Pick(7));
     }
   }
 

@@ -62,7 +62,9 @@ void RequestLog::Append(absl::string_view method, absl::string_view id,
                         const google::protobuf::MessageLite& request,
                         const google::protobuf::MessageLite& response,
                         std::vector<Compare>* compares, std::vector<Op>* ops) {
-  if (id.empty()) return;
+  // Without a lease, because the store could not write, nothing would ever
+  // forget the answer.
+  if (id.empty() || lease_ == kNoLease) return;
   const std::string key = RequestKey(method, id);
   const std::string bytes = Serialize(request);
   compares->push_back(Compare::Absent(key));

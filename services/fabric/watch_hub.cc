@@ -453,15 +453,17 @@ Record WatchHub::StartSnapshot(Watcher* watcher, bool resync) {
 Record WatchHub::NextLive(Watcher* watcher) {
   if (watcher->phase_ == Watcher::Phase::kStart) {
     const bool anew = watcher->position_ == 0;
+    // A client may know a revision of which the feed has not told yet.
     if (anew || watcher->resume_epoch_ != epoch_ ||
-        watcher->position_ < floor_ || watcher->position_ > head_) {
+        watcher->position_ < floor_ ||
+        watcher->position_ > std::max(head_, store_.Revision())) {
       return StartSnapshot(watcher, /*resync=*/!anew);
     }
     watcher->phase_ = Watcher::Phase::kLive;
   }
   if (watcher->phase_ == Watcher::Phase::kSnapshot) {
     const std::vector<Record>& messages = watcher->snapshot_->messages;
-    const Record record = messages[watcher->next_message_++];
+    Record record = messages[watcher->next_message_++];
     if (watcher->next_message_ == messages.size()) {
       watcher->position_ = watcher->snapshot_->revision;
       watcher->snapshot_.reset();
@@ -477,10 +479,11 @@ Record WatchHub::NextLive(Watcher* watcher) {
     watcher->position_ = composed.to;
     if (composed.message != nullptr) return composed.message;
   }
-  if (clock_.Monotonic() - watcher->last_sent_ >= options_.bookmark_interval) {
-    return Bookmark();
+  if (watcher->position_ > head_ ||
+      clock_.Monotonic() - watcher->last_sent_ < options_.bookmark_interval) {
+    return nullptr;
   }
-  return nullptr;
+  return Bookmark();
 }
 
 }  // namespace mycelium::fabric

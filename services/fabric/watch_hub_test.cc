@@ -31,8 +31,6 @@
 namespace mycelium::fabric {
 namespace {
 
-using testing::ElementsAre;
-using testing::IsEmpty;
 using testing::SizeIs;
 
 // A store, a hub of slots, and the feed between them, all on one thread.
@@ -354,6 +352,26 @@ TEST_P(WatchHubTest, BeginsAnewForARevisionThatHasNotHappened) {
   EXPECT_EQ(messages[0].kind(), v1::WATCH_KIND_RESYNC);
 }
 
+TEST_P(WatchHubTest, ResumesFromARevisionThatTheFeedHasNotReachedYet) {
+  Commit({PutSlot("a", 0)});
+  feed_->Pump();
+  const int64_t known = Commit({PutSlot("a", 1)});
+  const std::shared_ptr<Watcher> watcher = Watch("", store_->Epoch(), known);
+  // Not even a bookmark, whose revision would go back.
+  const absl::StatusOr<Record> nothing = watcher->Next();
+  ASSERT_TRUE(nothing.ok());
+  EXPECT_EQ(*nothing, nullptr);
+
+  Commit({PutSlot("a", 2)});
+  feed_->Pump();
+  const auto messages = Read(*watcher);
+
+  ASSERT_THAT(messages, SizeIs(1));
+  EXPECT_EQ(messages[0].kind(), v1::WATCH_KIND_CHANGE);
+  ASSERT_THAT(messages[0].changes(), SizeIs(1));
+  EXPECT_EQ(messages[0].changes(0).put().index(), 2);
+}
+
 TEST_P(WatchHubTest, MergesByKeyWhatASlowReaderMissed) {
   const std::shared_ptr<Watcher> watcher = Watch();
   Read(*watcher);
@@ -464,8 +482,8 @@ TEST_P(WatchHubTest, EveryReaderKnowsTheTruthInTheEnd) {
     const auto pick = [&random](int below) {
       return std::uniform_int_distribution<int>(0, below - 1)(random);
     };
-    options_.max_log_steps = static_cast<size_t>(5 + pick(50));
-    options_.max_message_bytes = static_cast<size_t>(50 + pick(500));
+    options_.max_log_steps = 5 + static_cast<size_t>(pick(50));
+    options_.max_message_bytes = 50 + static_cast<size_t>(pick(500));
     Restart();
     std::vector<Client> clients(4);
     std::vector<std::shared_ptr<Watcher>> watchers(4);
