@@ -148,7 +148,11 @@ class ScalingTest(mesh.MeshTestCase):
         processes.wait_until(
             lambda: self.mesh.get("/probe/").status == 404, 10, "the edge forgets it"
         )
-        self.assertFalse(self.mesh.fabric.ListSlots(app_name="probe").slots)
+        processes.wait_until(
+            lambda: not self.mesh.fabric.ListSlots(app_name="probe").slots,
+            10,
+            "no slot is left",
+        )
 
     def test_a_drained_node_is_emptied_without_going_below_min(self):
         self.mesh.deploy(min=2, **_QUICK)
