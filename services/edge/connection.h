@@ -121,6 +121,9 @@ struct EndpointState : Balanced {
   bool accepts = true;   // New requests; false while draining.
   bool removed = false;  // No longer in the snapshot.
   int connections = 0;
+  // The most requests at a time for as long as that many connections stay in
+  // use: so many may idle, or waves of requests would connect anew each time.
+  int peak = 0;
   uint64_t seen_version = 0;
   LinkedList<UpstreamConnection> idle;
 };

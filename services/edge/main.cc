@@ -89,7 +89,8 @@ DEFINE_int64(max_body_bytes, 0, "of a request's body; 0: any");
 DEFINE_int32(max_connections, 0,
              "of clients; 0: as many as there are descriptors for");
 DEFINE_int32(max_idle_per_endpoint, 64,
-             "unused connections kept per endpoint and worker");
+             "unused connections kept per endpoint and worker; more while as "
+             "many requests come at a time, 0 for none ever");
 DEFINE_int32(max_retries, 2,
              "of a request whose connection to an endpoint failed");
 DEFINE_int32(retry_budget_percent, 20,

@@ -50,6 +50,7 @@ void Worker::Attempt(Exchange* x, EndpointState* endpoint, bool fresh) {
   x->upstream = upstream;
   x->request_wrote = x->request_sent = x->first_byte = false;
   ++endpoint->in_flight;
+  endpoint->peak = std::max(endpoint->peak, endpoint->in_flight);
   endpoint->counters->in_flight.Set(endpoint->in_flight);
   endpoint->counters->requests.Add(1);
   if (upstream->connecting) {
@@ -173,7 +174,10 @@ void Worker::OnUpstreamTimer(UpstreamConnection* upstream) {
   Exchange* const x = upstream->exchange;
   switch (upstream->timer_for) {
     case UpstreamTimer::kIdle:
-      if (x == nullptr) CloseUpstream(upstream);
+      if (x != nullptr) return;
+      upstream->endpoint->peak =
+          upstream->endpoint->in_flight + upstream->endpoint->idle.size() - 1;
+      CloseUpstream(upstream);
       return;
     case UpstreamTimer::kConnect:
       if (x == nullptr || !upstream->connecting) return;
@@ -499,9 +503,13 @@ void Worker::ReleaseUpstream(Exchange* x, bool reuse) {
   EndpointState* const endpoint = upstream->endpoint;
   --endpoint->in_flight;
   endpoint->counters->in_flight.Set(endpoint->in_flight);
+  const int max_idle =
+      options_.max_idle_per_endpoint == 0
+          ? 0
+          : std::max(options_.max_idle_per_endpoint, endpoint->peak);
   if (!reuse || upstream->peer_closed || upstream->broken ||
       !upstream->in.empty() || !endpoint->accepts || draining_ ||
-      endpoint->idle.size() >= options_.max_idle_per_endpoint) {
+      endpoint->idle.size() >= max_idle) {
     return CloseUpstream(upstream);
   }
   if (upstream->readable) {
