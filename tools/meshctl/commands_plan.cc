@@ -431,7 +431,7 @@ absl::Status List(Session& session) {
       ListJson("meshctl.plans/v1", "plans", plans.items, plans.revision,
                plans.epoch),
       "plans", names);
-  if (names.empty()) session.console.Note("no plans: meshctl apply --help");
+  if (names.empty()) session.console.Hint("no plans: meshctl apply --help");
   return absl::OkStatus();
 }
 

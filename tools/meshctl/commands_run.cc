@@ -1,14 +1,11 @@
 // The local mesh: one command from a binary to a URL.
 
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
-#include <climits>
-#include <cstdlib>
+#include <csignal>
 #include <memory>
-#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -18,6 +15,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "lib/base/file.h"
@@ -327,17 +325,22 @@ void TellReady(Session& session, const LocalMeshProcesses& processes,
       .Set("edge", processes.edge())
       .Set("apps", std::move(list));
   const std::string app = apps.empty() ? "APP" : apps[0].name;
-  absl::StrAppend(
-      &text, "\n  Ready after ", ShortDuration(took),
-      ". In another terminal, in this directory:\n",
-      "    meshctl status                 the mesh on one screen\n",
-      apps.empty()
-          ? "    meshctl build --help           make a spore\n"
-          : absl::StrCat("    meshctl logs ", app,
-                         " -f        what it writes\n", "    meshctl scale ",
-                         app, " 4        more instances\n"),
-      "    meshctl events -f              what happens\n",
-      "  Ctrl-C stops everything.");
+  std::vector<std::pair<std::string, std::string>> hints = {
+      {"status", "the mesh on one screen"}};
+  if (apps.empty()) {
+    hints.emplace_back("build --help", "make a spore");
+  } else {
+    hints.emplace_back(absl::StrCat("logs ", app, " -f"), "what it writes");
+    hints.emplace_back(absl::StrCat("scale ", app, " 4"), "more instances");
+  }
+  hints.emplace_back("events -f", "what happens");
+  absl::StrAppend(&text, "\n  Ready after ", ShortDuration(took),
+                  ". In another terminal, in this directory:\n");
+  for (const auto& [command, meaning] : hints) {
+    absl::StrAppendFormat(&text, "    %s %-22s %s\n",
+                          session.environment.invoked_as, command, meaning);
+  }
+  absl::StrAppend(&text, "  Ctrl-C stops everything.");
   console.EmitLine(text, json);
 }
 
@@ -392,7 +395,7 @@ absl::Status RunMesh(Session& session, const LocalMeshOptions& options,
   addresses.fabric = processes.fabric();
   addresses.repo = processes.repo();
   addresses.edge = processes.edge();
-  MeshClient mesh(addresses, absl::Seconds(10));
+  auto mesh = std::make_unique<MeshClient>(addresses, absl::Seconds(10));
   std::atomic<bool> cancelled = false;
   std::atomic<bool> deployed = false;
   std::vector<LocalApp> apps;
@@ -400,7 +403,7 @@ absl::Status RunMesh(Session& session, const LocalMeshOptions& options,
   // The main thread takes care of the processes meanwhile.
   std::thread deployment([&] {
     outcome =
-        Deployer(session, processes, mesh, cancelled).Deploy(sources, apps);
+        Deployer(session, processes, *mesh, cancelled).Deploy(sources, apps);
     deployed = true;
   });
   int signal = processes.Supervise([&deployed] { return deployed.load(); });
@@ -410,12 +413,15 @@ absl::Status RunMesh(Session& session, const LocalMeshOptions& options,
   if (signal == 0 && outcome.ok()) {
     TellReady(session, processes, apps, absl::Now() - start);
     if (session.call.Has("logs")) {
-      logs = std::make_unique<LogPrinter>(mesh, console, apps);
+      logs = std::make_unique<LogPrinter>(*mesh, console, apps);
     }
     signal = processes.Supervise([] { return false; });
   }
   if (signal != 0) console.Note("stopping (again to force)");
   logs.reset();
+  // A server waits for its connections to end, and an idle one of ours would
+  // notice that only after seconds.
+  mesh.reset();
   processes.Stop();
   return signal != 0 ? absl::OkStatus() : outcome;
 }

@@ -167,7 +167,7 @@ absl::Status ContextList(Session& session) {
       .Set("contexts", std::move(list));
   session.console.Emit(table, json, "contexts", names);
   if (names.empty()) {
-    session.console.Note(absl::StrCat(
+    session.console.Hint(absl::StrCat(
         "no contexts: start a local mesh with meshctl run, or describe one in ",
         known.file, " (meshctl help environment)"));
   }

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,7 +21,6 @@
 #include "lib/base/status_macros.h"
 #include "lib/crypto/base64.h"
 #include "lib/crypto/ed25519.h"
-#include "lib/crypto/sha256.h"
 #include "lib/crypto/trust_store.h"
 #include "lib/spore/archive.h"
 #include "lib/spore/json.h"
@@ -190,7 +188,7 @@ absl::Status Keygen(Session& session) {
       absl::StrCat(session.console.Good(), " key ", SignerOf(key_id), "\n",
                    "  private  ", path, "\n  public   ", public_path, "\n"),
       json, key_id);
-  session.console.Note(absl::StrCat("Trust it:  meshctl trust add ",
+  session.console.Hint(absl::StrCat("Trust it:  meshctl trust add ",
                                     public_path,
                                     " --name PATTERN --trust-store FILE"));
   return absl::OkStatus();
@@ -243,7 +241,7 @@ absl::Status Build(Session& session) {
                    SignerOf(key_id), "\n  file     ", out, "\n  digest   ",
                    packed->digest, "\n"),
       json, packed->digest);
-  session.console.Note(absl::StrCat("Next: meshctl publish ", out));
+  session.console.Hint(absl::StrCat("Next: meshctl publish ", out));
   return absl::OkStatus();
 }
 
@@ -297,7 +295,7 @@ absl::Status Verify(Session& session) {
   console.Emit(text, VerdictJson(verdict), verdict.code);
   if (verdict.accept) return absl::OkStatus();
   if (path.empty()) {
-    console.Note("  fix  name a trust store:  --trust-store FILE");
+    console.Hint("  fix  name a trust store:  --trust-store FILE");
   }
   return QuietExit(ExitCode::kUntrusted);
 }
@@ -392,7 +390,7 @@ absl::Status Publish(Session& session) {
   Json json = Json::Object();
   json.Set("schema", "meshctl.publish/v1").Set("spores", std::move(spores));
   session.console.Emit(table, json, "spores", digests);
-  session.console.Note(
+  session.console.Hint(
       absl::StrCat("Next: meshctl plan ", session.call.args[0]));
   return absl::OkStatus();
 }
@@ -405,7 +403,7 @@ absl::Status TrustInit(Session& session) {
   session.console.Emit(
       absl::StrCat(session.console.Good(), " ", path, " trusts nobody yet\n"),
       json, path);
-  session.console.Note(absl::StrCat(
+  session.console.Hint(absl::StrCat(
       "Next: meshctl trust add KEY --name PATTERN --trust-store ", path));
   return absl::OkStatus();
 }

@@ -10,10 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "lib/base/mutex.h"
 #include "lib/base/status_macros.h"
 #include "tools/meshctl/commands.h"
 #include "tools/meshctl/failure.h"

@@ -4,7 +4,7 @@ set -euo pipefail
 
 meshctl() { "$TEST_SRCDIR/$TEST_WORKSPACE/tools/meshctl/meshctl" "$@"; }
 source <(meshctl completion bash)
-complete -p meshctl | grep -q -- '-F _meshctl' || { echo "not registered"; exit 1; }
+[[ $(complete -p meshctl) == *'-F _meshctl'* ]] || { echo "not registered"; exit 1; }
 
 failed=0
 # expect LINE WORD...: completing LINE offers exactly these words.

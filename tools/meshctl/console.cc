@@ -101,11 +101,8 @@ void Console::Transient(absl::string_view text) {
   const MutexLock lock(mutex_);
   ClearTransient();
   // A line that wraps could not be taken back.
-  std::string line(text);
-  if (options_.width > 0 && DisplayWidth(line) >= options_.width) {
-    line = line.substr(0, options_.width - 1);
-  }
-  err_.Write(line);
+  err_.Write(options_.width > 1 ? FitToWidth(text, options_.width - 1)
+                                : std::string(text));
   transient_ = true;
 }
 

@@ -38,8 +38,9 @@ struct ConsoleOptions {
   size_t width = 0;
   bool headers = true;
   std::vector<std::string> columns;
-  // No progress and no hints.
+  // No progress, remarks and hints.
   bool quiet = false;
+  bool hints = true;
   // How progress is told: lines that are redrawn, lines that are added, JSON
   // objects, or not at all.
   enum class Progress { kRedraw, kPlain, kJson, kQuiet };
@@ -88,8 +89,13 @@ class Console {
   // out elsewhere.
   void Transient(absl::string_view text);
 
-  // A hint or a remark on stderr for people; nothing for programs.
+  // A remark on stderr for people; nothing for programs.
   void Note(absl::string_view text);
+
+  // As Note, for what might be done next.
+  void Hint(absl::string_view text) {
+    if (options_.hints) Note(text);
+  }
 
   // An error on stderr, in the layout or object of failure.h.
   void Error(const absl::Status& status);

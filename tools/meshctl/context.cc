@@ -209,7 +209,7 @@ absl::StatusOr<Context::Known> Context::List(const Variables& variables) {
 std::string FindMeshDirectory(const std::string& directory) {
   std::string at = directory;
   while (!at.empty()) {
-    const std::string candidate = JoinPath(at, ".mesh");
+    std::string candidate = JoinPath(at, ".mesh");
     struct stat info = {};
     if (stat(candidate.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
       return candidate;

@@ -115,6 +115,16 @@ std::string MarkdownFlags(const std::vector<Flag>& flags) {
   return text;
 }
 
+// Lines that stay as they are become code.
+std::string MarkdownText(absl::string_view text) {
+  std::vector<std::string> lines;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    lines.push_back(absl::StartsWith(line, "  ") ? absl::StrCat("  ", line)
+                                                 : std::string(line));
+  }
+  return absl::StrJoin(lines, "\n");
+}
+
 std::string MarkdownCommand(const Command& command) {
   std::string text = absl::StrCat("### meshctl ", command.path, "\n\n");
   absl::StrAppend(&text, "```\n", UsageLine(command), "\n```\n\n",
@@ -257,7 +267,6 @@ std::string OverviewText() {
       "containers.\n\n"
       "  meshctl run mesh.toml            try your app on a local mesh\n"
       "  meshctl apply billing.spore      run it on the mesh of a context\n\n";
-  std::vector<std::pair<std::string, std::string>> rows;
   for (const std::string& group : Groups()) {
     std::vector<std::string> names;
     for (const Command& command : Commands()) {
@@ -266,7 +275,6 @@ std::string OverviewText() {
         names.push_back(command.path);
       }
     }
-    const std::string wrapped = Wrapped(absl::StrJoin(names, "  "), 0, 200);
     absl::StrAppend(&text, group,
                     std::string(8 - std::min<size_t>(8, group.size()), ' '),
                     absl::StrJoin(names, "  "), "\n");
@@ -375,7 +383,7 @@ std::string MarkdownReference() {
   for (const Topic& topic : Topics()) {
     if (topic.text.empty()) continue;
     absl::StrAppend(&text, "\n### ", topic.name, "\n\n", topic.summary, ".\n\n",
-                    topic.text, "\n");
+                    MarkdownText(topic.text), "\n");
   }
   return text;
 }

@@ -64,7 +64,7 @@ std::string Number(double value) {
     return absl::StrFormat("%.0f", value);
   }
   for (int digits = 6; digits < 17; ++digits) {
-    const std::string text = absl::StrFormat("%.*g", digits, value);
+    std::string text = absl::StrFormat("%.*g", digits, value);
     double back = 0;
     if (absl::SimpleAtod(text, &back) && back == value) return text;
   }
@@ -253,7 +253,9 @@ std::string Json::Yaml() const {
 void Json::Write(std::string& out, int indent) const {
   const bool pretty = indent >= 0;
   const auto new_line = [&out, pretty](int depth) {
-    if (pretty) absl::StrAppend(&out, "\n", std::string(depth * 2, ' '));
+    if (pretty)
+      absl::StrAppend(&out, "\n",
+                      std::string(static_cast<size_t>(depth) * 2, ' '));
   };
   const int inner = pretty ? indent + 1 : -1;
   if (const auto* elements = std::get_if<Elements>(&value_)) {
@@ -289,7 +291,7 @@ void Json::Write(std::string& out, int indent) const {
 }
 
 void Json::WriteYaml(std::string& out, int indent) const {
-  const std::string margin(indent * 2, ' ');
+  const std::string margin(static_cast<size_t>(indent) * 2, ' ');
   if (const auto* elements = std::get_if<Elements>(&value_);
       elements != nullptr && !elements->empty()) {
     for (const Json& element : *elements) {

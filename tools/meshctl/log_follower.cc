@@ -126,7 +126,7 @@ class NodeReader {
         if (!merger_.Add(node_id_, std::move(line))) stream_->Cancel();
       }
     }
-    const absl::Status status = stream_->Finish();
+    absl::Status status = stream_->Finish();
     const MutexLock lock(mutex_);
     stream_.reset();
     return status;
@@ -243,7 +243,7 @@ absl::Status ReadLogs(
     }
   }
   merger.CloseAll();
-  const absl::Status outcome =
+  absl::Status outcome =
       query.follow ? absl::OkStatus() : Outcome(readers, query, any_line);
   readers.clear();
   return outcome;

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <climits>
-#include <cstdlib>
 #include <map>
 #include <string>
 #include <vector>
@@ -83,6 +82,7 @@ int main(int argc, char** argv) {
   environment.variables = meshctl::Variables(meshctl::AllVariables());
   environment.directory = meshctl::WorkingDirectory();
   environment.program = meshctl::ProgramPath();
+  environment.invoked_as = argv[0];
   environment.clock = mycelium::Clock::Real();
   environment.out = &out;
   environment.err = &err;

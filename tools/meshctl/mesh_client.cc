@@ -56,7 +56,7 @@ std::string Cause(const std::string& message) {
 // service said stays as it said it.
 absl::Status FromGrpc(const grpc::Status& status, const Peer& peer) {
   if (status.ok()) return absl::OkStatus();
-  const absl::Status error = rpc::ToAbslStatus(status);
+  absl::Status error = rpc::ToAbslStatus(status);
   if (!ReasonOf(error).empty()) return error;
   if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
     return ToStatus(

@@ -31,7 +31,8 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-const std::string kDigest(64, 'a');
+// The digest of every plan.
+std::string SomeDigest() { return std::string(64, 'a'); }
 
 // A fabric that says what it is told to say.
 class FakeFabric final : public fabric::v1::Fabric::Service {
@@ -235,7 +236,7 @@ class MeshCommandsTest : public testing::Test {
     server_->Shutdown(std::chrono::system_clock::now());
   }
 
-  Outcome Run(std::vector<std::string> words) {
+  Outcome Run(const std::vector<std::string>& words) {
     return RunWords(words, {{"MESHCTL_FABRIC", address_}, {"LANG", "C.UTF-8"}},
                     directory_.path());
   }
@@ -253,7 +254,7 @@ class MeshCommandsTest : public testing::Test {
   static fabric::v1::Plan PlanOf(int min, int max) {
     fabric::v1::Plan plan;
     plan.set_app_name("billing");
-    plan.set_digest(kDigest);
+    plan.set_digest(SomeDigest());
     plan.set_min(min);
     plan.set_max(max);
     plan.set_count(min);
@@ -295,14 +296,14 @@ TEST_F(MeshCommandsTest, ShowsPlansAsTableAndAsTheDataContractHasThem) {
   EXPECT_EQ(Run({"list"}).out,
             absl::StrCat("APP      VERSION  READY  MIN  MAX  PORT  DIGEST",
                          std::string(60, ' '), "CHANGED\n",
-                         "billing  -          1/2    2    4   any  ", kDigest,
-                         "  2026-01-31T23:57:00Z\n"));
+                         "billing  -          1/2    2    4   any  ",
+                         SomeDigest(), "  2026-01-31T23:57:00Z\n"));
   EXPECT_EQ(Run({"list", "--columns", "app,ready", "--no-headers"}).out,
             "billing  1/2\n");
   EXPECT_EQ(Run({"list", "-o", "name"}).out, "billing\n");
   const spore::JsonValue plan = RunJson({"get", "billing"});
   EXPECT_EQ(plan.Find("appName")->string(), "billing");
-  EXPECT_EQ(plan.Find("digest")->string(), kDigest);
+  EXPECT_EQ(plan.Find("digest")->string(), SomeDigest());
   EXPECT_EQ(plan.Find("min")->integer(), 2);
   EXPECT_EQ(plan.Find("max")->integer(), 4);
   EXPECT_EQ(plan.Find("port")->integer(), 0);
@@ -324,13 +325,13 @@ TEST_F(MeshCommandsTest, PlansWithoutChangingAnything) {
   const Outcome outcome = Run({"plan", "billing", "--max", "6"});
 
   EXPECT_EQ(outcome.code, 0);
-  EXPECT_THAT(
-      outcome.out,
-      AllOf(HasSubstr("~ max               2 → 6"),
-            HasSubstr("No change was made"),
-            HasSubstr(absl::StrCat("meshctl apply billing --digest ", kDigest,
-                                   " --min 1 --max 6 --port 0 "
-                                   "--check-revision 5"))));
+  EXPECT_THAT(outcome.out,
+              AllOf(HasSubstr("~ max               2 → 6"),
+                    HasSubstr("No change was made"),
+                    HasSubstr(absl::StrCat("meshctl apply billing --digest ",
+                                           SomeDigest(),
+                                           " --min 1 --max 6 --port 0 "
+                                           "--check-revision 5"))));
   EXPECT_TRUE(fabric_.last_put().validate_only());
   EXPECT_EQ(Run({"plan", "billing", "--max", "6", "--detailed-exitcode"}).code,
             10);
@@ -345,7 +346,7 @@ TEST_F(MeshCommandsTest, AppliesAndWaitsUntilInstancesAreReady) {
       {SlotOf(0, Slot::STATE_READY), SlotOf(1, Slot::STATE_READY)});
 
   const Outcome outcome =
-      Run({"apply", "billing", "--digest", kDigest, "--min", "2"});
+      Run({"apply", "billing", "--digest", SomeDigest(), "--min", "2"});
 
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("✓ billing 2/2 ready"));
@@ -357,10 +358,11 @@ TEST_F(MeshCommandsTest, AppliesAndWaitsUntilInstancesAreReady) {
 
 TEST_F(MeshCommandsTest, AppliesAPlanInJsonAndOneInToml) {
   const std::string json = JoinPath(directory_.path(), "plan.json");
-  ASSERT_TRUE(WriteFileAtomically(
-                  json, absl::StrCat(R"({"appName":"billing","digest":")",
-                                     kDigest, R"(","min":1,"max":3,"port":0})"))
-                  .ok());
+  ASSERT_TRUE(
+      WriteFileAtomically(
+          json, absl::StrCat(R"({"appName":"billing","digest":")", SomeDigest(),
+                             R"(","min":1,"max":3,"port":0})"))
+          .ok());
   const std::string toml = JoinPath(directory_.path(), "mesh.toml");
   ASSERT_TRUE(WriteFileAtomically(toml,
                                   "name = \"x/billing\"\n[plan]\nmin = 1\n"
@@ -397,7 +399,7 @@ TEST_F(MeshCommandsTest,
   fabric_.SetSlots({SlotOf(0, Slot::STATE_BACKOFF, "CRASHLOOP", "5 crashes")});
 
   const Outcome outcome =
-      Run({"apply", "billing", "--digest", kDigest, "--min", "1"});
+      Run({"apply", "billing", "--digest", SomeDigest(), "--min", "1"});
 
   EXPECT_EQ(outcome.code, 8);
   EXPECT_THAT(outcome.err,
@@ -407,12 +409,24 @@ TEST_F(MeshCommandsTest,
   EXPECT_THAT(outcome.out, IsEmpty());
 }
 
+TEST_F(MeshCommandsTest, ExitsWith8WhenThereIsNoProgress) {
+  fabric_.SetSlots({SlotOf(0, Slot::STATE_STARTING, "HEALTH_PENDING",
+                           "waiting for GET /health")});
+
+  const Outcome outcome = Run({"apply", "billing", "--digest", SomeDigest(),
+                               "--min", "1", "--progress-deadline", "300ms"});
+
+  EXPECT_EQ(outcome.code, 8);
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("no progress for 300ms"),
+                                 HasSubstr("waiting for GET /health")));
+}
+
 TEST_F(MeshCommandsTest, ExitsWith7WhenTheTimeIsUp) {
   fabric_.SetSlots({SlotOf(0, Slot::STATE_STARTING, "HEALTH_PENDING",
                            "waiting for GET /health")});
 
-  const Outcome outcome = Run({"apply", "billing", "--digest", kDigest, "--min",
-                               "1", "--timeout", "300ms"});
+  const Outcome outcome = Run({"apply", "billing", "--digest", SomeDigest(),
+                               "--min", "1", "--timeout", "300ms"});
 
   EXPECT_EQ(outcome.code, 7);
   EXPECT_THAT(outcome.err, AllOf(HasSubstr("waiting for GET /health"),
@@ -423,8 +437,9 @@ TEST_F(MeshCommandsTest, ExitsWith9WhenThereIsNoRoom) {
   fabric_.SetSlots({SlotOf(0, Slot::STATE_PENDING, "NO_CAPACITY",
                            "needs 2.0 cores, node-1 has 0.5 left")});
 
-  const Outcome outcome = Run({"apply", "billing", "--digest", kDigest, "--min",
-                               "1", "--timeout", "300ms", "-o", "json"});
+  const Outcome outcome =
+      Run({"apply", "billing", "--digest", SomeDigest(), "--min", "1",
+           "--timeout", "300ms", "-o", "json"});
 
   EXPECT_EQ(outcome.code, 9);
   EXPECT_THAT(outcome.out, IsEmpty());

@@ -1,15 +1,12 @@
 #include "tools/meshctl/rollout.h"
 
-#include <csignal>
 #include <memory>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "lib/base/clock.h"
 #include "lib/base/mutex.h"
 #include "lib/base/status_macros.h"
@@ -24,6 +21,8 @@ namespace {
 using fabric::v1::Slot;
 
 constexpr absl::Duration kPoll = absl::Milliseconds(100);
+// When the plan does not say.
+constexpr absl::Duration kProgressDeadline = absl::Seconds(60);
 
 std::string SlotKey(const Slot& slot) {
   return absl::StrCat(slot.index(), "/", slot.generation());
@@ -211,6 +210,7 @@ RolloutView JudgeRollout(const Slots& slots, int64_t generation, int wanted) {
     }
     if (slot.generation() != generation || slot.surplus()) continue;
     ++there;
+    view.claimed += slot.instance_id().empty() ? 0 : 1;
     if (slot.state() == Slot::STATE_READY) {
       ++view.ready;
     } else if (slot.state() == Slot::STATE_REFUSED ||
@@ -261,9 +261,17 @@ absl::Status FollowRollout(MeshClient& mesh, Console& console,
                         mirror.Take(std::move(update));
                       }));
 
+  // The deadline is the plan's own; what it says is what the fabric does, too.
+  const absl::Duration progress_deadline =
+      plan.strategy().has_progress_deadline()
+          ? absl::Seconds(plan.strategy().progress_deadline().seconds()) +
+                absl::Nanoseconds(plan.strategy().progress_deadline().nanos())
+          : kProgressDeadline;
   Slots before;
   RolloutView view;
   absl::Duration room_at = start;
+  absl::Duration progress_at = start;
+  int best = -1;
   while (true) {
     if (options.cancelled != nullptr && *options.cancelled) {
       return absl::CancelledError("interrupted");
@@ -278,6 +286,18 @@ absl::Status FollowRollout(MeshClient& mesh, Console& console,
       view.text = "the fabric has not answered yet";
     }
     if (view.state == RolloutView::State::kReady) return absl::OkStatus();
+    // Starting again and again is no progress: only more of it is.
+    if (view.claimed + view.ready > best) {
+      best = view.claimed + view.ready;
+      progress_at = clock.Monotonic();
+    }
+    if (view.state == RolloutView::State::kWaiting &&
+        clock.Monotonic() - progress_at >= progress_deadline) {
+      view.state = RolloutView::State::kFailed;
+      view.text =
+          absl::StrCat("no progress for ", ShortDuration(progress_deadline),
+                       ": ", view.text);
+    }
     if (view.state != RolloutView::State::kNoRoom) room_at = clock.Monotonic();
     const bool hopeless =
         view.state == RolloutView::State::kFailed ||

@@ -33,6 +33,7 @@ struct RolloutView {
   };
   State state = State::kWaiting;
   int ready = 0;
+  int claimed = 0;  // Those that are ready included.
   // What is waited for, or what went wrong, in words.
   std::string text;
   // The slot that this is about, if it is about one.
@@ -54,8 +55,9 @@ struct FollowOptions {
 // Waits until `wanted` instances of the plan are ready, telling on `console`
 // what happens. `plan` is as the fabric stored it.
 //
-// Failures: ROLLOUT_FAILED with the last output of the instance, NO_CAPACITY,
-// CONFLICT when the plan was replaced meanwhile, TIMEOUT.
+// Failures: ROLLOUT_FAILED with the last output of the instance, also when the
+// plan's progress deadline passes without progress; NO_CAPACITY; CONFLICT when
+// the plan was replaced meanwhile; TIMEOUT.
 absl::Status FollowRollout(MeshClient& mesh, Console& console,
                            const fabric::v1::Plan& plan, int wanted,
                            const FollowOptions& options);

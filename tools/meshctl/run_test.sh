@@ -8,6 +8,9 @@ meshctl=$root/tools/meshctl/meshctl
 export HOME=$TEST_TMPDIR
 unset MESHCTL_FABRIC MESHCTL_REPO MESHCTL_CONTEXT NO_COLOR CI
 
+# Whatever goes wrong, no mesh outlives the test.
+trap 'jobs -p | xargs --no-run-if-empty kill 2>/dev/null || true; wait' EXIT
+
 fail() {
   echo "FAILED: $*"
   tail -n 40 "$TEST_TMPDIR"/*/run.log "$TEST_TMPDIR"/*/.mesh/log/*.log
@@ -35,11 +38,11 @@ start() {
 
 # Every process whose command line or working directory is below a mesh.
 processes_of() {
-  local proc
+  local proc command
   for proc in /proc/[0-9]*; do
+    command=$( (tr '\0' ' ' <"$proc/cmdline") 2>/dev/null || true)
     if [[ $(readlink "$proc/exe" 2>/dev/null) == "$TEST_TMPDIR/$1/"* ]] ||
-      tr '\0' ' ' <"$proc/cmdline" 2>/dev/null |
-      grep -q -- "=$TEST_TMPDIR/$1/.mesh/"; then
+      [[ $command == *"=$TEST_TMPDIR/$1/.mesh/"* ]]; then
       basename "$proc"
     fi
   done
@@ -86,7 +89,8 @@ cd "$TEST_TMPDIR/one"
 "$meshctl" status -o json | jq -e '.healthy and (.nodes | length) == 2' >/dev/null ||
   fail "status -o json"
 "$meshctl" scale billing 3 >/dev/null
-"$meshctl" logs billing | grep -q 'listening on port' || fail "logs show nothing"
+[[ $("$meshctl" logs billing) == *'listening on port'* ]] ||
+  fail "logs show nothing"
 cd "$TEST_TMPDIR/two"
 [[ $("$meshctl" list -o name) == billing ]] || fail "mesh two has other apps"
 

@@ -75,6 +75,7 @@ absl::StatusOr<ConsoleOptions> ChooseOptions(const Invocation& call,
         absl::StrSplit(call.Get("columns"), ',', absl::SkipWhitespace());
   }
   options.quiet = call.Has("quiet");
+  options.hints = !variables.Has("MESHCTL_NO_HINTS");
   options.now = environment.clock->Now();
   if (environment.out->IsTerminal()) {
     options.width = environment.terminal_width;
@@ -87,18 +88,15 @@ absl::StatusOr<ConsoleOptions> ChooseOptions(const Invocation& call,
       call.Get("progress", variables.Get("MESHCTL_PROGRESS"));
   const bool machine =
       options.format != Format::kTable && options.format != Format::kWide;
-  if (progress == "tty") {
-    options.progress = ConsoleOptions::Progress::kRedraw;
-  } else if (progress == "plain") {
-    options.progress = ConsoleOptions::Progress::kPlain;
-  } else if (progress == "json") {
-    options.progress = ConsoleOptions::Progress::kJson;
-  } else if (progress == "quiet" || machine) {
-    options.progress = ConsoleOptions::Progress::kQuiet;
-  } else if (environment.err->IsTerminal() && !variables.Has("CI") &&
-             variables.Get("TERM") != "dumb") {
-    options.progress = ConsoleOptions::Progress::kRedraw;
-  }
+  const bool watched = environment.err->IsTerminal() && !variables.Has("CI") &&
+                       variables.Get("TERM") != "dumb";
+  using Progress = ConsoleOptions::Progress;
+  options.progress = watched ? Progress::kRedraw : Progress::kPlain;
+  if (machine) options.progress = Progress::kQuiet;
+  if (progress == "tty") options.progress = Progress::kRedraw;
+  if (progress == "plain") options.progress = Progress::kPlain;
+  if (progress == "json") options.progress = Progress::kJson;
+  if (progress == "quiet") options.progress = Progress::kQuiet;
   return options;
 }
 

@@ -25,6 +25,8 @@ struct Environment {
   Variables variables{{}};
   std::string directory;  // The working directory.
   std::string program;    // The path of this binary.
+  // What a person types to call it from here.
+  std::string invoked_as = "meshctl";
   Clock* clock = nullptr;
   Sink* out = nullptr;
   Sink* err = nullptr;

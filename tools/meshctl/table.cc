@@ -34,18 +34,6 @@ bool IsContinuation(char c) {
   return (static_cast<unsigned char>(c) & 0xc0U) == 0x80;
 }
 
-// The first `width` columns of `text`, the last of them `…` if some are cut.
-std::string Fitted(const std::string& text, size_t width) {
-  if (DisplayWidth(text) <= width) return text;
-  if (width == 0) return "";
-  size_t end = 0;
-  for (size_t columns = 0; end < text.size(); ++end) {
-    if (IsContinuation(text[end])) continue;
-    if (++columns == width) break;
-  }
-  return text.substr(0, end) + "…";
-}
-
 std::vector<size_t> Selected(const std::vector<Column>& columns,
                              const TableStyle& style) {
   std::vector<size_t> selected;
@@ -77,6 +65,17 @@ size_t DisplayWidth(absl::string_view text) {
       text.begin(), text.end(), [](char c) { return !IsContinuation(c); }));
 }
 
+std::string FitToWidth(absl::string_view text, size_t width) {
+  if (DisplayWidth(text) <= width) return std::string(text);
+  if (width == 0) return "";
+  size_t end = 0;
+  for (size_t columns = 0; end < text.size(); ++end) {
+    if (IsContinuation(text[end])) continue;
+    if (++columns == width) break;
+  }
+  return absl::StrCat(text.substr(0, end), "…");
+}
+
 std::string Table::Render(const TableStyle& style) const {
   const std::vector<size_t> selected = Selected(columns_, style);
   std::vector<size_t> widths;
@@ -102,7 +101,7 @@ std::string Table::Render(const TableStyle& style) const {
       size_t width = widths[at];
       if (style.width > 0) {
         const size_t left = style.width > used ? style.width - used : 0;
-        text = Fitted(text, std::min(width, left));
+        text = FitToWidth(text, std::min(width, left));
         width = std::min(width, left);
       }
       const std::string padding(width - std::min(width, DisplayWidth(text)),

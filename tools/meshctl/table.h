@@ -19,6 +19,9 @@ std::string Toned(absl::string_view text, Tone tone, bool color);
 // How many columns of a terminal `text` takes; one for each code point.
 size_t DisplayWidth(absl::string_view text);
 
+// The first `width` columns of `text`, the last of them `…` if some are cut.
+std::string FitToWidth(absl::string_view text, size_t width);
+
 struct Cell {
   Cell(std::string text, Tone tone = Tone::kPlain)  // NOLINT: rows read well.
       : text(std::move(text)), tone(tone) {}
