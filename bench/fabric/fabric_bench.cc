@@ -6,6 +6,8 @@
 //   bazel build //bench/fabric:fabric_bench
 //   bazel-bin/bench/fabric/fabric_bench [--watchers=1,100,1000]
 //
+// Stores are below $TMPDIR (or /tmp), which chooses the disk.
+//
 // The client runs on the same machine and takes its share of the processor, for
 // both alike. Take ratios, not numbers.
 
@@ -49,7 +51,6 @@
 DEFINE_string(fabric, "",
               "the fabric's binary; found beside this one if unset");
 DEFINE_string(etcd, "/usr/bin/etcd", "etcd's binary; skipped if not there");
-DEFINE_string(dir, "/tmp", "directory on the disk to measure");
 DEFINE_string(watchers, "1,100,1000", "numbers of watchers");
 DEFINE_int32(latency_puts, 100, "puts of which the latency is measured");
 DEFINE_double(latency_rate, 20, "of these, so many a second");
@@ -260,8 +261,8 @@ class FabricTarget final : public Target {
   const Process& process() const override { return process_; }
 
   std::function<void(int, std::function<void(bool)>)> Putter() override {
-    std::shared_ptr<fabric::v1::Fabric::Stub> stub =
-        fabric::v1::Fabric::NewStub(*rpc::Connect(address_, {}));
+    stubs_.push_back(fabric::v1::Fabric::NewStub(*rpc::Connect(address_, {})));
+    fabric::v1::Fabric::Stub* const stub = stubs_.back().get();
     return [stub](int key, std::function<void(bool)> done) {
       auto call = std::make_shared<
           Call<fabric::v1::PutPlanRequest, fabric::v1::PutPlanResponse>>();
@@ -278,10 +279,9 @@ class FabricTarget final : public Target {
           plan.mutable_strategy()->mutable_min_ready();
       time->set_seconds(ns / 1'000'000'000);
       time->set_nanos(static_cast<int32_t>(ns % 1'000'000'000));
-      stub->async()->PutPlan(&call->context, &call->request, &call->response,
-                             [call, stub, done](const grpc::Status& status) {
-                               done(status.ok());
-                             });
+      stub->async()->PutPlan(
+          &call->context, &call->request, &call->response,
+          [call, done](const grpc::Status& status) { done(status.ok()); });
     };
   }
 
@@ -318,6 +318,8 @@ class FabricTarget final : public Target {
  private:
   Process process_;
   std::string address_;
+  // They end here, and never on a thread of gRPC that still answers a call.
+  std::vector<std::unique_ptr<fabric::v1::Fabric::Stub>> stubs_;
 };
 
 class EtcdTarget final : public Target {
@@ -346,8 +348,8 @@ class EtcdTarget final : public Target {
   const Process& process() const override { return process_; }
 
   std::function<void(int, std::function<void(bool)>)> Putter() override {
-    std::shared_ptr<etcdserverpb::KV::Stub> stub =
-        etcdserverpb::KV::NewStub(*rpc::Connect(address_, {}));
+    stubs_.push_back(etcdserverpb::KV::NewStub(*rpc::Connect(address_, {})));
+    etcdserverpb::KV::Stub* const stub = stubs_.back().get();
     return [stub](int key, std::function<void(bool)> done) {
       auto call = std::make_shared<
           Call<etcdserverpb::PutRequest, etcdserverpb::PutResponse>>();
@@ -357,10 +359,9 @@ class EtcdTarget final : public Target {
       // About as long as a plan.
       call->request.set_value(absl::StrFormat(
           "%020d%s", absl::ToInt64Nanoseconds(Now()), std::string(120, 'x')));
-      stub->async()->Put(&call->context, &call->request, &call->response,
-                         [call, stub, done](const grpc::Status& status) {
-                           done(status.ok());
-                         });
+      stub->async()->Put(
+          &call->context, &call->request, &call->response,
+          [call, done](const grpc::Status& status) { done(status.ok()); });
     };
   }
 
@@ -399,6 +400,7 @@ class EtcdTarget final : public Target {
  private:
   const std::string address_;
   Process process_;
+  std::vector<std::unique_ptr<etcdserverpb::KV::Stub>> stubs_;
 };
 
 // Keeps `depth` puts running for `time`. Returns puts a second.
@@ -560,7 +562,6 @@ int Run() {
 
 int main(int argc, char** argv) {
   gflags::ParseCommandLineFlags(&argc, &argv, true);
-  setenv("TMPDIR", FLAGS_dir.c_str(), 1);
   if (FLAGS_fabric.empty()) {
     const std::string self(argv[0]);
     FLAGS_fabric = absl::StrCat(self.substr(0, self.rfind("bench/fabric/")),
