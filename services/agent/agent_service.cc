@@ -308,13 +308,14 @@ grpc::ServerUnaryReactor* AgentService::StopInstance(
   if (!checked.ok()) return Finish(context, checked);
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   loop_.Post([this, id = request->instance_id(), timeout, response, reactor] {
-    supervisor_.Stop(id, timeout,
-                     [response, reactor](absl::StatusOr<v1::Instance> stopped) {
-                       if (stopped.ok()) {
-                         *response->mutable_instance() = *std::move(stopped);
-                       }
-                       reactor->Finish(rpc::ToGrpcStatus(stopped.status()));
-                     });
+    supervisor_.Stop(
+        id, timeout,
+        [response, reactor](const absl::StatusOr<v1::Instance>& stopped) {
+          if (stopped.ok()) {
+            *response->mutable_instance() = *stopped;
+          }
+          reactor->Finish(rpc::ToGrpcStatus(stopped.status()));
+        });
   });
   return reactor;
 }
@@ -329,8 +330,9 @@ grpc::ServerUnaryReactor* AgentService::RestartInstance(
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   loop_.Post([this, id = request->instance_id(), timeout, response, reactor] {
     supervisor_.Restart(
-        id, timeout, [response, reactor](absl::StatusOr<v1::Instance> again) {
-          if (again.ok()) *response->mutable_instance() = *std::move(again);
+        id, timeout,
+        [response, reactor](const absl::StatusOr<v1::Instance>& again) {
+          if (again.ok()) *response->mutable_instance() = *again;
           reactor->Finish(rpc::ToGrpcStatus(again.status()));
         });
   });

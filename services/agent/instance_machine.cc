@@ -1,8 +1,7 @@
 #include "services/agent/instance_machine.h"
 
-#include <string.h>
-
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"

@@ -76,9 +76,6 @@ class LogPump {
   std::thread thread_;
 };
 
-// `bytes` with what is not UTF-8 replaced by '?'.
-std::string ToValidUtf8(absl::string_view bytes);
-
 }  // namespace mycelium::agent
 
 #endif  // SERVICES_AGENT_LOG_PUMP_H_

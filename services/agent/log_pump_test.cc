@@ -131,14 +131,5 @@ TEST_F(LogPumpTest, FinishesWhatItDoesNotKnow) {
   EXPECT_THAT(pump_->Finish("never-added", 7), SizeIs(0));
 }
 
-TEST(ToValidUtf8Test, ReplacesWhatIsNotUtf8) {
-  EXPECT_EQ(ToValidUtf8("plain \xc3\xa4 \xf0\x9f\x8d\x84"),
-            "plain \xc3\xa4 \xf0\x9f\x8d\x84");
-  EXPECT_EQ(ToValidUtf8("\xff"
-                        "a\xc3"),
-            "?a?");
-  EXPECT_EQ(ToValidUtf8("\xed\xa0\x80\xc0\x80"), "?????");
-}
-
 }  // namespace
 }  // namespace mycelium::agent

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "lib/base/error.h"
 #include "lib/base/ids.h"
@@ -136,11 +137,15 @@ absl::Status LogSession::Serve(const v1::GetLogsRequest& request,
                                            : kDefaultTail);
   // What the process before wrote is complete.
   const bool follow = request.follow() && !request.previous();
+  absl::Time next_lookup = absl::InfinitePast();
+  bool all_stopped = false;
   while (!cancelled()) {
     const uint64_t seen = store_.change_count();
-    bool all_stopped = follow && !request.instance_id().empty();
-    if (follow) {
+    if (follow && absl::Now() >= next_lookup) {
+      // Not for every line: instances come and go seldom, and others ask too.
+      next_lookup = absl::Now() + kLookAgain;
       known = lookup_(request);
+      all_stopped = !request.instance_id().empty();
       for (const Known& instance : known) {
         if (!instance.stopped) all_stopped = false;
         if (std::optional<LogSource> source = SourceOf(instance, request)) {

@@ -128,7 +128,7 @@ struct ChildPlan {
   }
   sigset_t none;
   sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
+  pthread_sigmask(SIG_SETMASK, &none, nullptr);
   execve(plan.program, plan.argv, plan.envp);
   Fail(plan, Step::kExec);
 }

@@ -217,6 +217,20 @@ TEST_F(ProcessLauncherTest, LeavesNoDaemonBehind) {
   EXPECT_THAT(FindProcesses(id_, 0), IsEmpty());
 }
 
+TEST_F(ProcessLauncherTest, LeavesNoDaemonBehindWithoutCgroupsEither) {
+  launcher_.reset();
+  cgroups_.reset();
+  Open();
+  ASSERT_TRUE(launcher_
+                  ->Launch(Shell("setsid -f sh -c 'setsid -f sleep 1000; sleep "
+                                 "1000'; sleep 1000 & echo ready; exit 4"))
+                  .ok());
+
+  EXPECT_EQ(WaitForExit().code(), 4);
+
+  EXPECT_THAT(FindProcesses(id_, 0), IsEmpty());
+}
+
 TEST_F(ProcessLauncherTest, EndsTheTreeWhenTheFirstProcessExits) {
   ASSERT_TRUE(launcher_->Launch(Shell("setsid -f sleep 1000; exit 0")).ok());
 

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -53,18 +54,14 @@ bool WriteControl(const std::string& path, absl::string_view text) {
   return fd.valid() && WriteFully(fd.get(), text).ok();
 }
 
-std::vector<int64_t> PidsOfCgroup(const std::string& cgroup) {
-  std::vector<int64_t> pids;
-  if (cgroup.empty()) return pids;
+// Whether a process lives in the cgroup or below it; nothing if there is no
+// such cgroup.
+std::optional<bool> IsPopulated(const std::string& cgroup) {
+  if (cgroup.empty()) return std::nullopt;
   const absl::StatusOr<std::string> text =
-      ReadFile(JoinPath(cgroup, "cgroup.procs"));
-  if (!text.ok()) return pids;
-  for (const absl::string_view line :
-       absl::StrSplit(*text, '\n', absl::SkipEmpty())) {
-    int64_t pid = 0;
-    if (absl::SimpleAtoi(line, &pid)) pids.push_back(pid);
-  }
-  return pids;
+      ReadFile(JoinPath(cgroup, "cgroup.events"));
+  if (!text.ok()) return std::nullopt;
+  return absl::StrContains(*text, "populated 1");
 }
 
 // Kills the processes of an instance until none is left. `group` is signalled
@@ -73,17 +70,21 @@ int KillUntilGone(absl::string_view instance_id, int64_t session, int64_t group,
                   const std::string& cgroup, absl::Duration timeout) {
   const absl::Time deadline = absl::Now() + timeout;
   while (true) {
-    if (!PidsOfCgroup(cgroup).empty()) {
-      WriteControl(JoinPath(cgroup, "cgroup.kill"), "1");
-    }
     if (group != 0) kill(static_cast<pid_t>(-group), SIGKILL);
-    const std::vector<ProcessStat> processes =
-        FindProcesses(instance_id, session);
-    for (const ProcessStat& process : processes) {
-      SignalExactly(process, SIGKILL);
+    int left = 0;
+    if (const std::optional<bool> populated = IsPopulated(cgroup)) {
+      // Nothing leaves a cgroup by itself, so that no one need be searched for.
+      if (*populated) WriteControl(JoinPath(cgroup, "cgroup.kill"), "1");
+      left = *populated ? 1 : 0;
+    } else {
+      const std::vector<ProcessStat> processes =
+          FindProcesses(instance_id, session);
+      for (const ProcessStat& process : processes) {
+        SignalExactly(process, SIGKILL);
+      }
+      left = static_cast<int>(processes.size());
     }
-    if (processes.empty()) return 0;
-    if (absl::Now() >= deadline) return static_cast<int>(processes.size());
+    if (left == 0 || absl::Now() >= deadline) return left;
     absl::SleepFor(kPause);
   }
 }

@@ -29,7 +29,7 @@ std::vector<ProcessStat> FindProcesses(absl::string_view instance_id,
 // of its cgroup, or empty; it must not be used again afterwards, because some
 // kernels kill at birth what is cloned into a cgroup that was killed once.
 //
-// Returns how many processes were left.
+// Returns how many processes were left; 1 if there are some in the cgroup.
 int KillProcesses(absl::string_view instance_id, int64_t session,
                   const std::string& cgroup, absl::Duration timeout);
 

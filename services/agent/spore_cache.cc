@@ -227,7 +227,7 @@ absl::Status SporeCache::Fetch(const std::string& digest) {
     offset += static_cast<int64_t>(chunk.size());
     return absl::OkStatus();
   };
-  const absl::Status status = source_.Fetch(digest, offset, sink);
+  absl::Status status = source_.Fetch(digest, offset, sink);
   if (!status.ok()) {
     // What is there is kept for the next try, unless it cannot be right.
     if (absl::IsOutOfRange(status)) unlink(partial.c_str());

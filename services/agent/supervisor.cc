@@ -14,6 +14,7 @@
 #include "lib/base/status_macros.h"
 #include "lib/spore/manifest.h"
 #include "services/agent/expansion.h"
+#include "services/agent/utf8_text.h"
 
 namespace mycelium::agent {
 namespace {
@@ -570,7 +571,7 @@ v1::Instance Supervisor::ToProto(const Held& held) const {
   instance.set_digest(held.slot.digest());
   instance.set_state(machine.state());
   instance.set_reason(machine.reason());
-  instance.set_message(machine.message());
+  instance.set_message(ToValidUtf8(machine.message()));
   SetTime(machine.since(), instance.mutable_since_time());
   if (const std::optional<absl::Time> until = machine.until()) {
     SetTime(*until, instance.mutable_until_time());

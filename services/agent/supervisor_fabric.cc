@@ -9,6 +9,7 @@
 #include "lib/base/error.h"
 #include "lib/base/ids.h"
 #include "services/agent/supervisor.h"
+#include "services/agent/utf8_text.h"
 
 namespace mycelium::agent {
 namespace {
@@ -208,8 +209,9 @@ void Supervisor::Reclaim(Held& held) {
       [response, request, fabric = parts_.fabric] {
         absl::StatusOr<fabric::v1::ClaimSlotResponse> answer =
             fabric->ClaimSlot(request);
-        if (answer.ok()) *response = *std::move(answer);
-        return answer.status();
+        if (!answer.ok()) return answer.status();
+        *response = *std::move(answer);
+        return absl::OkStatus();
       },
       [this, response](Held& claimed, const absl::Status& status) {
         const std::string reason = ReasonOf(status);
@@ -435,7 +437,8 @@ bool Supervisor::SyncSlot(Held& held) {
   request.set_claim_revision(held.claim_revision);
   request.set_state(state);
   request.set_reason(machine.reason().substr(0, kMaxReasonBytes));
-  request.set_message(machine.message().substr(0, kMaxMessageBytes));
+  request.set_message(
+      ToValidUtf8(machine.message().substr(0, kMaxMessageBytes)));
   request.set_restarts(machine.restarts());
   if (const std::optional<absl::Time> until = machine.until()) {
     request.mutable_until_time()->set_seconds(absl::ToUnixSeconds(*until));
@@ -611,9 +614,10 @@ void Supervisor::AddEvent(const Held& held, absl::string_view type,
   event.set_app_name(held.slot.app_name());
   event.set_node_id(options_.node_id);
   event.set_instance_id(held.id);
-  event.set_message(std::string(message.substr(0, kMaxMessageBytes)));
+  event.set_message(ToValidUtf8(message.substr(0, kMaxMessageBytes)));
   for (const auto& [name, value] : details) {
-    (*event.mutable_details())[name] = value.substr(0, kMaxDetailBytes);
+    (*event.mutable_details())[name] =
+        ToValidUtf8(value.substr(0, kMaxDetailBytes));
   }
 }
 
