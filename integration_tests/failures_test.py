@@ -1,5 +1,7 @@
 """Each part killed in turn under load, and what users see of it."""
 
+import os
+import signal
 import threading
 
 import grpc
@@ -68,6 +70,34 @@ class InstanceTest(FailureTest):
         self.assertNotEqual(after["pid"], before["pid"])
 
 
+    def test_a_frozen_instance_gets_no_requests_until_it_wakes(self):
+        the_mesh = self.new_mesh().start()
+        the_mesh.deploy(min=2)
+        frozen = the_mesh.running()[0]
+
+        os.kill(frozen.pid, signal.SIGSTOP)
+
+        watch = the_mesh.watch("Endpoints", app_name="probe")
+        watch.wait_for(
+            lambda state: [
+                e
+                for e in state.values()
+                if e.instance_id == frozen.instance_id
+                and e.state == mesh.ENDPOINT["STATE_UNREADY"]
+            ],
+            20,
+            "its probes fail, so it is out of traffic",
+        )
+        processes.wait_until(
+            lambda: frozen.instance_id not in the_mesh.routed("probe"), 5, "routed away"
+        )
+        for _ in range(20):
+            answer = the_mesh.get_json("/probe/")
+            self.assertNotEqual(answer["instance"], frozen.instance_id)
+        os.kill(frozen.pid, signal.SIGCONT)
+        the_mesh.wait_routed("probe", 2)
+
+
 class AgentTest(FailureTest):
     def test_the_slots_of_a_killed_agent_go_to_other_nodes(self):
         the_mesh = self.new_mesh().start(agents=2)
@@ -106,6 +136,36 @@ class AgentTest(FailureTest):
             f"{[(i.pid, i.state) for i in the_mesh.instances('node-1')]}",
         )
         the_mesh.wait_routed("probe", 4)
+
+    def test_an_agent_that_slept_past_its_lease_gives_up_what_it_lost(self):
+        the_mesh = self.new_mesh().start(agents=2)
+        the_mesh.deploy(min=2)
+        load = self.load(the_mesh)
+        sleeper = the_mesh.services["node-1"].process
+
+        sleeper.signal(signal.SIGSTOP)
+
+        nodes = the_mesh.watch("Nodes")
+        lost = the_mesh.node_id("node-1")
+        nodes.wait_for(
+            lambda state: lost in state
+            and state[lost].state == mesh.NODE["STATE_LOST"],
+            what="the node is lost",
+        )
+        the_mesh.wait_routed("probe", 2)
+        sleeper.signal(signal.SIGCONT)
+        nodes.wait_for(
+            lambda state: state[lost].state == mesh.NODE["STATE_READY"],
+            what="the node is back",
+        )
+        processes.wait_until(
+            lambda: len(the_mesh.workload_pids()) == 2,
+            30,
+            lambda: f"two instances are left, not {the_mesh.workload_pids()}",
+        )
+        the_mesh.wait_routed("probe", 2)
+        load.wait_for_more(50)
+        self.assert_only_in_flight_failed(load)
 
     def test_an_agent_that_is_told_to_stop_takes_its_instances_along(self):
         the_mesh = self.new_mesh().start(agents=2)

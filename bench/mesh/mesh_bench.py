@@ -45,7 +45,7 @@ def main():
 def measure(the_mesh, options):
     results = {
         "plan put to first 200, spore published": first_answers(the_mesh, options.rounds),
-        "instance killed to next 200, one instance": restarts(the_mesh, options.rounds),
+        "only instance killed again and again to next 200": restarts(the_mesh, options.rounds),
         "update of 4 instances under load": updates(the_mesh, max(1, options.rounds // 3)),
     }
     results.update(growth(the_mesh, options.instances))
