@@ -36,6 +36,7 @@
 #include "mycelium/agent/v1/agent.grpc.pb.h"
 #include "mycelium/fabric/v1/fabric.grpc.pb.h"
 #include "mycelium/repo/v1/repo.grpc.pb.h"
+#include "services/agent/process_launcher.h"
 #include "services/agent/process_tree.h"
 
 DEFINE_string(agent, "services/agent/agent", "the agent's binary");
@@ -128,6 +129,13 @@ class AgentProcessTest : public ::testing::Test {
     fabric_stub_ = fabric::v1::Fabric::NewStub(
         rpc::Connect(fabric_->address(), {}).value());
     StartAgent();
+  }
+
+  // A killed agent leaves its instances running; the test must not.
+  ~AgentProcessTest() override {
+    agent_.reset();
+    ProcessLauncher::EndLeftovers(JoinPath(directory_.path(), "agent/run"),
+                                  absl::ZeroDuration());
   }
 
   std::unique_ptr<Process> Start(const std::string& binary,

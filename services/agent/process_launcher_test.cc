@@ -223,10 +223,15 @@ TEST_F(ProcessLauncherTest, LeavesNoDaemonBehindWithoutCgroupsEither) {
   Open();
   ASSERT_TRUE(launcher_
                   ->Launch(Shell("setsid -f sh -c 'setsid -f sleep 1000; sleep "
-                                 "1000'; sleep 1000 & echo ready; exit 4"))
+                                 "1000'; sleep 1000 & echo ready; sleep 1000"))
                   .ok());
+  WaitForOutput("ready");
+  while (FindProcesses(id_, 0).size() < 5) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
 
-  EXPECT_EQ(WaitForExit().code(), 4);
+  launcher_->Kill(id_);
+  WaitForExit();
 
   EXPECT_THAT(FindProcesses(id_, 0), IsEmpty());
 }

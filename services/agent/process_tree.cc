@@ -22,6 +22,7 @@ namespace mycelium::agent {
 namespace {
 
 constexpr absl::Duration kPause = absl::Milliseconds(2);
+constexpr int kCleanSearches = 3;
 constexpr int64_t kMaxEnvironmentBytes = int64_t{1} << 20;
 
 UniqueFd OpenPidfd(int64_t pid) {
@@ -69,6 +70,7 @@ std::optional<bool> IsPopulated(const std::string& cgroup) {
 int KillUntilGone(absl::string_view instance_id, int64_t session, int64_t group,
                   const std::string& cgroup, absl::Duration timeout) {
   const absl::Time deadline = absl::Now() + timeout;
+  int clean_searches = 0;
   while (true) {
     if (group != 0) kill(static_cast<pid_t>(-group), SIGKILL);
     int left = 0;
@@ -83,6 +85,12 @@ int KillUntilGone(absl::string_view instance_id, int64_t session, int64_t group,
         SignalExactly(process, SIGKILL);
       }
       left = static_cast<int>(processes.size());
+      clean_searches = left == 0 ? clean_searches + 1 : 0;
+      // A process that is just executing a program shows no environment.
+      if (left == 0 && clean_searches < kCleanSearches) {
+        absl::SleepFor(kPause);
+        continue;
+      }
     }
     if (left == 0 || absl::Now() >= deadline) return left;
     absl::SleepFor(kPause);
@@ -138,7 +146,11 @@ int EndLeftover(const ProcessRecord& record, absl::string_view boot_id,
       still.ok() && still->start_ticks == record.start_ticks;
   KillUntilGone(record.instance_id, still_ours ? record.pid : 0, /*group=*/0,
                 record.cgroup, absl::Seconds(5));
-  if (!record.cgroup.empty()) rmdir(record.cgroup.c_str());
+  if (!record.cgroup.empty()) {
+    rmdir(record.cgroup.c_str());
+    // That of the agent, if this was the last one in it.
+    rmdir(record.cgroup.substr(0, record.cgroup.rfind('/')).c_str());
+  }
   return static_cast<int>(found.size());
 }
 
