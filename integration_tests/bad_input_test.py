@@ -220,6 +220,45 @@ def fabric_cases():
     )
 
 
+    held = dict(app_name="billing", instance_id="i", lease_id=_NO_LEASE)
+    for method in ("UpdateEndpoint", "DeregisterEndpoint"):
+        for change, field in [
+            (dict(app_name="A"), "appName"),
+            (dict(instance_id=""), "instanceId"),
+            (dict(lease_id="x"), "leaseId"),
+        ]:
+            state = dict(state=3) if method == "UpdateEndpoint" else {}
+            yield Case(method, {**held, **state, **change}, [field])
+    yield Case("UpdateEndpoint", dict(held, state=0), ["state"])
+    yield Case("UpdateEndpoint", dict(held, state=4), ["state"])
+    yield Case(
+        "UpdateEndpoint", dict(held, state=3, drain_timeout=_seconds(3601)), ["drainTimeout"]
+    )
+    slot = dict(app_name="billing", index=0, generation=1, claim_revision=1)
+    for change, field in [
+        (dict(app_name="A"), "appName"),
+        (dict(index=-1), "index"),
+        (dict(generation=0), "generation"),
+        (dict(claim_revision=0), "claimRevision"),
+        (dict(reason="lower"), "reason"),
+    ]:
+        yield Case("ReleaseSlot", {**slot, **change}, [field])
+        yield Case("UpdateSlot", {"state": 4, **slot, **change}, [field])
+    yield Case("UpdateSlot", dict(slot, state=1), ["state"])
+    yield Case("UpdateSlot", dict(slot, state=99), ["state"])
+    yield Case("UpdateSlot", dict(slot, state=4, message="x" * 4097), ["message"])
+    yield Case("LeaveNode", dict(node_id="a b", lease_id="x"), ["nodeID", "leaseId"])
+    yield Case(
+        "Heartbeat", dict(requests=[dict(node_id="a b", lease_id="x")]), ["nodeID", "leaseId"]
+    )
+    for change, field in [
+        (dict(edge_id="a b"), "edge.edgeId"),
+        (dict(edge_id="e", url="ftp://x"), "edge.url"),
+        (dict(edge_id="e", address="x"), "edge.address"),
+    ]:
+        yield Case("ReportEdge", dict(requests=[dict(edge=change)]), [field], "EDGE_INVALID")
+
+
 def fabric_unknown_cases():
     """Well-formed requests for what is not there."""
     missing = [
@@ -233,6 +272,11 @@ def fabric_unknown_cases():
         ("UndrainNode", dict(node_id="nowhere"), "NODE_NOT_FOUND"),
         ("DeleteNode", dict(node_id="nowhere"), "NODE_NOT_FOUND"),
         ("RegisterEndpoint", endpoint(), "LEASE_NOT_FOUND"),
+        (
+            "Heartbeat",
+            dict(requests=[dict(node_id="nowhere", lease_id=_NO_LEASE)]),
+            "LEASE_NOT_FOUND",
+        ),
     ]
     for method, request, reason in missing:
         yield Case(method, request, [], reason, "NOT_FOUND")
