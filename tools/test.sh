@@ -2,17 +2,22 @@
 # Sets up, builds, and runs every test and every lint; the last line says
 # `N passed, N failed`.
 #
-#   tools/test.sh           all of it: what CI runs
+#   tools/test.sh           what CI runs
 #   tools/test.sh --quick   without the sanitizers and clang-tidy
+#   tools/test.sh --full    with clang-tidy over the tests, too, and all tests
+#                           under the sanitizers, not only the unit tests of
+#                           what parses foreign bytes or shares memory
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '2,6s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' "$0"; }
 
 quick=false
+full=false
 for argument in "$@"; do
   case $argument in
     --quick) quick=true ;;
+    --full) full=true ;;
     -h | --help) usage; exit 0 ;;
     *) echo "test.sh: unknown argument '$argument'" >&2; usage >&2; exit 2 ;;
   esac
@@ -59,10 +64,8 @@ bazel_tests() {
   fi
 }
 
-# What is shipped; `bazel build --config=tidy //...` checks the tests, too.
 tidy() {
-  bazel query --noshow_progress 'kind("cc_(library|binary) rule", //...)' \
-    > "$log/tidy" 2> /dev/null &&
+  bazel query --noshow_progress "$tidy_scope" > "$log/tidy" 2> /dev/null &&
     bazel build --config=ci --config=tidy --keep_going \
       --target_pattern_file="$log/tidy"
 }
@@ -93,16 +96,22 @@ check "buf lint" bash -c "cd proto && '$buf' lint"
 check "buf breaking" bash -c "cd proto && '$buf' breaking --against landed.binpb"
 check "clang-format" bazel build --config=ci --config=format --keep_going //...
 
+if $full; then
+  tidy_scope='//...'
+  asan_scope=(--test_tag_filters=-no_asan //lib/... //services/... //tools/...)
+  tsan_scope=(//lib/... //services/... //tools/...)
+else
+  tidy_scope='kind("cc_(library|binary) rule", //...)'
+  asan_scope=(--test_tag_filters=-local,-no_asan,-no_tsan //lib/...
+    //services/edge/...)
+  tsan_scope=(//lib/... //services/fabric/store/...)
+fi
 if ! $quick; then
   check "clang-tidy" tidy
-  # Tests that cross gRPC or start processes are left to a run by hand: they
-  # would double the time, and add little to what the unit tests reach.
   bazel_tests "address and undefined sanitizers" --config=asan --config=ubsan \
-    --platform_suffix=-asan --build_tests_only \
-    --test_tag_filters=-local,-no_asan,-no_tsan \
-    //lib/... //services/... //tools/...
+    --platform_suffix=-asan --build_tests_only "${asan_scope[@]}"
   bazel_tests "thread sanitizer" --config=tsan \
-    --test_tag_filters=-local,-no_tsan //lib/... //services/... //tools/...
+    --test_tag_filters=-local,-no_tsan "${tsan_scope[@]}"
 fi
 
 finish

@@ -97,16 +97,18 @@ grpc::ServerUnaryReactor* EdgeService::ListRoutes(
     grpc::CallbackServerContext* context, const v1::ListRoutesRequest* request,
     v1::ListRoutesResponse* response) {
   absl::StatusOr<v1::ListRoutesResponse> routes = status_.ListRoutes(*request);
-  if (routes.ok()) *response = *std::move(routes);
-  return Answer(context, routes.status());
+  if (!routes.ok()) return Answer(context, routes.status());
+  *response = *std::move(routes);
+  return Answer(context, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* EdgeService::GetStats(
     grpc::CallbackServerContext* context, const v1::GetStatsRequest* request,
     v1::GetStatsResponse* response) {
   absl::StatusOr<v1::EdgeStats> stats = status_.GetStats(*request);
-  if (stats.ok()) *response->mutable_stats() = *std::move(stats);
-  return Answer(context, stats.status());
+  if (!stats.ok()) return Answer(context, stats.status());
+  *response->mutable_stats() = *std::move(stats);
+  return Answer(context, absl::OkStatus());
 }
 
 grpc::ServerWriteReactor<v1::WatchStatsResponse>* EdgeService::WatchStats(

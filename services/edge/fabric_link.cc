@@ -31,14 +31,13 @@ void FabricLink::Start(const std::string& edge_id, const std::string& address,
     reporter_ = std::make_unique<EdgeReporter>(channel_, std::move(info),
                                                [this] { return MakeReport(); });
   }
-  plans_ = fabric_client::WatchPlans(channel_, "", [this](auto update) {
-    routes_.OnPlans(std::move(update));
-  });
+  plans_ = fabric_client::WatchPlans(
+      channel_, "", [this](const auto& update) { routes_.OnPlans(update); });
   endpoints_ = fabric_client::WatchEndpoints(channel_, "", [this](auto update) {
     routes_.OnEndpoints(std::move(update));
   });
   nodes_ = fabric_client::WatchNodes(
-      channel_, [this](auto update) { routes_.OnNodes(std::move(update)); });
+      channel_, [this](const auto& update) { routes_.OnNodes(update); });
   watching_.store(true, std::memory_order_release);
   ticker_ = std::thread([this] { RunTicks(); });
 }

@@ -46,7 +46,7 @@ bool FabricRoutes::Holds(absl::string_view old_epoch,
 }
 
 void FabricRoutes::OnPlans(
-    fabric_client::WatchUpdate<fabric::v1::Plan> update) {
+    const fabric_client::WatchUpdate<fabric::v1::Plan>& update) {
   {
     MutexLock lock(mutex_);
     if (update.reset) {
@@ -132,7 +132,7 @@ void FabricRoutes::OnEndpoints(fabric_client::WatchUpdate<PbEndpoint> update) {
   changed_();
 }
 
-void FabricRoutes::OnNodes(fabric_client::WatchUpdate<PbNode> update) {
+void FabricRoutes::OnNodes(const fabric_client::WatchUpdate<PbNode>& update) {
   {
     MutexLock lock(mutex_);
     absl::flat_hash_set<std::string> changed;

@@ -48,9 +48,9 @@ class FabricRoutes {
   FabricRoutes(const Options& options, Clock* clock, RouteTable* table,
                std::function<void()> changed);
 
-  void OnPlans(fabric_client::WatchUpdate<fabric::v1::Plan> update);
+  void OnPlans(const fabric_client::WatchUpdate<fabric::v1::Plan>& update);
   void OnEndpoints(fabric_client::WatchUpdate<fabric::v1::Endpoint> update);
-  void OnNodes(fabric_client::WatchUpdate<fabric::v1::Node> update);
+  void OnNodes(const fabric_client::WatchUpdate<fabric::v1::Node>& update);
 
   // Lets go of what was held for too long. Called about once a second.
   void Tick();

@@ -60,12 +60,12 @@ absl::string_view ReasonPhrase(int status) {
   }
 }
 
-uint64_t Mix(uint64_t x) {
-  x ^= x >> 30;
-  x *= 0xbf58476d1ce4e5b9ULL;
-  x ^= x >> 27;
-  x *= 0x94d049bb133111ebULL;
-  return x ^ (x >> 31);
+uint64_t Mix(uint64_t exchange) {
+  exchange ^= exchange >> 30;
+  exchange *= 0xbf58476d1ce4e5b9ULL;
+  exchange ^= exchange >> 27;
+  exchange *= 0x94d049bb133111ebULL;
+  return exchange ^ (exchange >> 31);
 }
 
 void AppendHex(uint64_t value, char* out) {
@@ -213,67 +213,71 @@ void Worker::OnClientTimer(ClientConnection* client) {
 }
 
 Exchange* Worker::BeginExchange(ClientConnection* client) {
-  Exchange* const x = exchange_slab_.Take();
-  x->client = client;
-  x->upstream = nullptr;
-  x->app = nullptr;
-  x->request.Reset();
-  x->request_body.Reset(BodyKind::kNone, 0);
-  x->to_origin.Clear();
-  x->held = x->line = 0;
-  x->piece_size = x->piece_consumed = 0;
-  x->piece_queued = x->piece_last = false;
-  x->request_sent = x->request_wrote = false;
-  x->replayable = true;
-  x->upload_failed = x->continue_owed = x->upgrade_asked = x->half_closed =
-      false;
-  x->body_received = 0;
-  x->response.Reset();
-  x->response_body.Reset(BodyKind::kNone, 0);
-  x->to_client.Clear();
-  x->out_body = BodyKind::kNone;
-  x->response_consume = 0;
-  x->interim_responses = 0;
-  x->first_byte = x->response_started = x->response_done = x->switching = false;
-  x->close_client = x->cut_short = false;
-  x->tried_count = x->attempts = x->retries = 0;
-  x->retrying = x->stale_retried = false;
-  x->status = 0;
-  x->start_us = now_us_;
-  x->first_byte_us = -1;
-  x->bytes_in = x->bytes_out = x->bytes_out_seen = 0;
-  x->end = "origin.complete";
-  x->understood = true;
-  x->instance.Clear();
-  x->host.Clear();
-  x->path.Clear();
-  client->exchange = x;
+  Exchange* const exchange = exchange_slab_.Take();
+  exchange->client = client;
+  exchange->upstream = nullptr;
+  exchange->app = nullptr;
+  exchange->request.Reset();
+  exchange->request_body.Reset(BodyKind::kNone, 0);
+  exchange->to_origin.Clear();
+  exchange->held = exchange->line = 0;
+  exchange->piece_size = exchange->piece_consumed = 0;
+  exchange->piece_queued = exchange->piece_last = false;
+  exchange->request_sent = exchange->request_wrote = false;
+  exchange->replayable = true;
+  exchange->upload_failed = exchange->continue_owed = exchange->upgrade_asked =
+      exchange->half_closed = false;
+  exchange->body_received = 0;
+  exchange->response.Reset();
+  exchange->response_body.Reset(BodyKind::kNone, 0);
+  exchange->to_client.Clear();
+  exchange->out_body = BodyKind::kNone;
+  exchange->response_consume = 0;
+  exchange->interim_responses = 0;
+  exchange->first_byte = exchange->response_started = exchange->response_done =
+      exchange->switching = false;
+  exchange->close_client = exchange->cut_short = false;
+  exchange->tried_count = exchange->attempts = exchange->retries = 0;
+  exchange->retrying = exchange->stale_retried = false;
+  exchange->status = 0;
+  exchange->start_us = now_us_;
+  exchange->first_byte_us = -1;
+  exchange->bytes_in = exchange->bytes_out = exchange->bytes_out_seen = 0;
+  exchange->end = "origin.complete";
+  exchange->understood = true;
+  exchange->instance.Clear();
+  exchange->host.Clear();
+  exchange->path.Clear();
+  client->exchange = exchange;
   client->state = ClientState::kHead;
   ++client->requests;
-  MakeRequestId(x);
-  return x;
+  MakeRequestId(exchange);
+  return exchange;
 }
 
-void Worker::MakeRequestId(Exchange* x) {
+void Worker::MakeRequestId(Exchange* exchange) {
   ++id_counter_;
   AppendHex(Mix(id_seed_[0] + id_counter_ * 0x9e3779b97f4a7c15ULL),
-            x->id_bytes.data());
+            exchange->id_bytes.data());
   AppendHex(Mix(id_seed_[1] ^ (id_counter_ * 0xd1b54a32d192ed03ULL)),
-            x->id_bytes.data() + 16);
-  x->request_id.Set({x->id_bytes.data(), x->id_bytes.size()});
+            exchange->id_bytes.data() + 16);
+  exchange->request_id.Set(
+      {exchange->id_bytes.data(), exchange->id_bytes.size()});
 }
 
 void Worker::ReadHead(ClientConnection* client) {
   for (;;) {
     if (!client->in.empty()) {
-      Exchange* const x = client->exchange != nullptr ? client->exchange
-                                                      : BeginExchange(client);
-      switch (x->request.Parse(client->in.view(), options_.max_head_bytes)) {
+      Exchange* const exchange = client->exchange != nullptr
+                                     ? client->exchange
+                                     : BeginExchange(client);
+      switch (
+          exchange->request.Parse(client->in.view(), options_.max_head_bytes)) {
         case ParseStatus::kDone:
-          StartRequest(x);
+          StartRequest(exchange);
           return;
         case ParseStatus::kError:
-          RefuseHead(x);
+          RefuseHead(exchange);
           return;
         case ParseStatus::kIncomplete:
           break;
@@ -304,50 +308,50 @@ void Worker::ReadHead(ClientConnection* client) {
   }
 }
 
-void Worker::RefuseHead(Exchange* x) {
-  ClientConnection* const client = x->client;
+void Worker::RefuseHead(Exchange* exchange) {
+  ClientConnection* const client = exchange->client;
   client->state = ClientState::kActive;
-  x->bytes_in = static_cast<int64_t>(client->in.size());
+  exchange->bytes_in = static_cast<int64_t>(client->in.size());
   // Whatever follows would not be understood either.
-  x->understood = false;
+  exchange->understood = false;
   client->in.Consume(client->in.size());
-  Answer(x, StatusOf(x->request.error), NameOf(x->request.error),
-         "edge.bad_request", true);
+  Answer(exchange, StatusOf(exchange->request.error),
+         NameOf(exchange->request.error), "edge.bad_request", true);
 }
 
-void Worker::StartRequest(Exchange* x) {
-  ClientConnection* const client = x->client;
-  RequestHead& request = x->request;
+void Worker::StartRequest(Exchange* exchange) {
+  ClientConnection* const client = exchange->client;
+  RequestHead& request = exchange->request;
   char* const bytes = client->in.data();
   client->state = ClientState::kActive;
   TimerWheel::Disarm(&client->timer);
   client->timer_for = ClientTimer::kStalled;
-  x->held = request.size;
-  x->bytes_in = request.size;
-  x->close_client = request.close || draining_;
-  x->request_body.Reset(request.body, request.content_length);
-  x->continue_owed = request.expect_continue;
+  exchange->held = request.size;
+  exchange->bytes_in = request.size;
+  exchange->close_client = request.close || draining_;
+  exchange->request_body.Reset(request.body, request.content_length);
+  exchange->continue_owed = request.expect_continue;
   if (client->peer_closed) {
-    x->half_closed = true;
+    exchange->half_closed = true;
     Arm(client, ClientTimer::kHalfClosed, options_.half_close_timeout_ms);
   }
   const absl::string_view path(bytes + request.path, request.path_size);
   if (context_.log != nullptr) {
-    x->path.Set(path.substr(0, path.find('?')));
+    exchange->path.Set(path.substr(0, path.find('?')));
     if (request.host >= 0)
-      x->host.Set(request.section.fields[request.host].Value(bytes));
+      exchange->host.Set(request.section.fields[request.host].Value(bytes));
   }
   if (client->trusted) {
     const Field* const id = Find(request.section, FieldId::kRequestId);
     if (id != nullptr && IsPlainId(id->Value(bytes)))
-      x->request_id.Set(id->Value(bytes));
+      exchange->request_id.Set(id->Value(bytes));
   }
 
   if (request.method == Method::kConnect) {
-    return Answer(x, 501, "connect_not_supported", "edge.refused", true);
+    return Answer(exchange, 501, "connect_not_supported", "edge.refused", true);
   }
   if (request.method == Method::kTrace) {
-    return Answer(x, 405, "trace_not_allowed", "edge.refused", false);
+    return Answer(exchange, 405, "trace_not_allowed", "edge.refused", false);
   }
   if (request.method == Method::kOptions) {
     const Field* const hops = Find(request.section, FieldId::kMaxForwards);
@@ -357,18 +361,18 @@ void Worker::StartRequest(Exchange* x) {
       const auto [end, error] =
           std::from_chars(value.data(), value.data() + value.size(), left);
       if (error != std::errc() || end != value.data() + value.size()) {
-        return Answer(x, 400, NameOf(HttpError::kBadMaxForwards),
+        return Answer(exchange, 400, NameOf(HttpError::kBadMaxForwards),
                       "edge.bad_request", true);
       }
       if (left == 0)
         return SendLocal(
-            x, 200, "",
+            exchange, 200, "",
             "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n", "",
             false);
     }
   }
   if (request.form == TargetForm::kAsterisk) {
-    return SendLocal(x, 200, "",
+    return SendLocal(exchange, 200, "",
                      "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n",
                      "", false);
   }
@@ -376,43 +380,44 @@ void Worker::StartRequest(Exchange* x) {
   const Target target = RouteTarget(path);
   switch (target.kind) {
     case TargetKind::kMesh:
-      return ServePage(x, target.rest);
+      return ServePage(exchange, target.rest);
     case TargetKind::kRefused:
-      return Answer(x, 400, "ambiguous_path", "edge.bad_request", true);
+      return Answer(exchange, 400, "ambiguous_path", "edge.bad_request", true);
     case TargetKind::kUnknown:
-      return Answer(x, 404, "unknown_app", "edge.unknown_app", false);
+      return Answer(exchange, 404, "unknown_app", "edge.unknown_app", false);
     case TargetKind::kApp:
     case TargetKind::kRedirect:
       break;
   }
   const auto found = apps_.find(target.app);
   if (found == apps_.end()) {
-    return Answer(x, 404, "unknown_app", "edge.unknown_app", false);
+    return Answer(exchange, 404, "unknown_app", "edge.unknown_app", false);
   }
-  x->app = found->second.get();
-  ++x->app->active;
-  x->app->counters->active.Set(x->app->active);
+  exchange->app = found->second.get();
+  ++exchange->app->active;
+  exchange->app->counters->active.Set(exchange->app->active);
   if (target.kind == TargetKind::kRedirect)
-    return Redirect(x, target.app, target.rest);
+    return Redirect(exchange, target.app, target.rest);
   if (options_.max_body_bytes > 0 &&
       request.content_length > static_cast<uint64_t>(options_.max_body_bytes)) {
-    return Answer(x, 413, "body_too_large", "edge.body_too_large", true);
+    return Answer(exchange, 413, "body_too_large", "edge.body_too_large", true);
   }
-  if (IsLoop(*x)) return Answer(x, 508, "loop", "edge.loop", true);
+  if (IsLoop(*exchange))
+    return Answer(exchange, 508, "loop", "edge.loop", true);
 
-  x->upgrade_asked = MayForwardUpgrade(request, bytes);
-  x->line = PatchRequestLine(request, bytes, target.rest);
-  Dispatch(x);
+  exchange->upgrade_asked = MayForwardUpgrade(request, bytes);
+  exchange->line = PatchRequestLine(request, bytes, target.rest);
+  Dispatch(exchange);
 }
 
-bool Worker::IsLoop(const Exchange& x) {
+bool Worker::IsLoop(const Exchange& exchange) {
   // An app may call another one through the edge and pass Via on; a loop does
   // so for ever.
   constexpr int kMaxPasses = 8;
-  const char* const bytes = x.client->in.data();
+  const char* const bytes = exchange.client->in.data();
   int passes = 0;
-  for (int i = 0; i < x.request.section.count; ++i) {
-    const Field& field = x.request.section.fields[i];
+  for (int i = 0; i < exchange.request.section.count; ++i) {
+    const Field& field = exchange.request.section.fields[i];
     if (field.id != FieldId::kVia) continue;
     ForEachElement(field.Value(bytes), [&](absl::string_view element) {
       const size_t space = element.find(' ');
@@ -424,52 +429,55 @@ bool Worker::IsLoop(const Exchange& x) {
   return passes >= kMaxPasses;
 }
 
-void Worker::ServePage(Exchange* x, absl::string_view path) {
-  if (x->request.method != Method::kGet && x->request.method != Method::kHead) {
-    return Answer(x, 405, "method_not_allowed", "edge.refused", false);
+void Worker::ServePage(Exchange* exchange, absl::string_view path) {
+  if (exchange->request.method != Method::kGet &&
+      exchange->request.method != Method::kHead) {
+    return Answer(exchange, 405, "method_not_allowed", "edge.refused", false);
   }
   const Page page = context_.pages(path);
   if (page.status == 404)
-    return Answer(x, 404, "unknown_page", "edge.unknown_page", false);
-  x->end = "edge.page";
-  SendLocal(x, page.status, page.content_type, "Cache-Control: no-store\r\n",
-            page.body, false);
+    return Answer(exchange, 404, "unknown_page", "edge.unknown_page", false);
+  exchange->end = "edge.page";
+  SendLocal(exchange, page.status, page.content_type,
+            "Cache-Control: no-store\r\n", page.body, false);
 }
 
-void Worker::Redirect(Exchange* x, absl::string_view app,
+void Worker::Redirect(Exchange* exchange, absl::string_view app,
                       absl::string_view query) {
-  x->end = "edge.redirect";
+  exchange->end = "edge.redirect";
   const std::string location =
       absl::StrCat("Location: /", app, "/", query, "\r\n");
-  SendLocal(x, 308, "", location, "", false);
+  SendLocal(exchange, 308, "", location, "", false);
 }
 
-void Worker::Answer(Exchange* x, int status, absl::string_view reason,
+void Worker::Answer(Exchange* exchange, int status, absl::string_view reason,
                     absl::string_view end, bool close) {
-  x->end = end;
+  exchange->end = end;
   const int index =
       ReasonIndex(end == "edge.bad_request" ? "bad_request" : reason);
   counters_.requests.by_reason[index].Add(1);
-  if (x->app != nullptr) x->app->counters->requests.by_reason[index].Add(1);
+  if (exchange->app != nullptr)
+    exchange->app->counters->requests.by_reason[index].Add(1);
   bool json = false;
-  if (x->held > 0) {
-    const Field* const accept = Find(x->request.section, FieldId::kAccept);
-    json =
-        accept != nullptr && accept->Value(x->client->in.data()).find("json") !=
-                                 absl::string_view::npos;
+  if (exchange->held > 0) {
+    const Field* const accept =
+        Find(exchange->request.section, FieldId::kAccept);
+    json = accept != nullptr &&
+           accept->Value(exchange->client->in.data()).find("json") !=
+               absl::string_view::npos;
   }
   const absl::string_view app =
-      x->app != nullptr ? absl::string_view(x->app->name) : "";
+      exchange->app != nullptr ? absl::string_view(exchange->app->name) : "";
   std::string body;
   if (json) {
     body =
         absl::StrCat("{\"status\":", status, ",\"reason\":\"", reason, "\"",
                      app.empty() ? "" : absl::StrCat(",\"app\":\"", app, "\""),
-                     ",\"requestId\":\"", x->request_id.view(), "\"}\n");
+                     ",\"requestId\":\"", exchange->request_id.view(), "\"}\n");
   } else {
     body = absl::StrCat(status, " ", ReasonPhrase(status), "\nreason: ", reason,
                         app.empty() ? "" : absl::StrCat("\napp: ", app),
-                        "\nrequest id: ", x->request_id.view(), "\n");
+                        "\nrequest id: ", exchange->request_id.view(), "\n");
   }
   std::string fields = absl::StrCat("X-Mycelium-Reason: ", reason, "\r\n");
   if (status == 503)
@@ -477,231 +485,244 @@ void Worker::Answer(Exchange* x, int status, absl::string_view reason,
   if (status == 405)
     absl::StrAppend(&fields,
                     "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n");
-  SendLocal(x, status, json ? "application/json" : "text/plain; charset=utf-8",
-            fields, body, close);
+  SendLocal(exchange, status,
+            json ? "application/json" : "text/plain; charset=utf-8", fields,
+            body, close);
 }
 
-void Worker::SendLocal(Exchange* x, int status, absl::string_view content_type,
+void Worker::SendLocal(Exchange* exchange, int status,
+                       absl::string_view content_type,
                        absl::string_view extra_fields, absl::string_view body,
                        bool close) {
-  ClientConnection* const client = x->client;
-  if (x->upstream != nullptr) ReleaseUpstream(x, false);
-  if (x->piece_queued) {
-    x->piece_queued = false;
-    client->in.Erase(x->held, x->piece_consumed);
+  ClientConnection* const client = exchange->client;
+  if (exchange->upstream != nullptr) ReleaseUpstream(exchange, false);
+  if (exchange->piece_queued) {
+    exchange->piece_queued = false;
+    client->in.Erase(exchange->held, exchange->piece_consumed);
   }
   // What is left of the request's body is not worth waiting for, unless it is
   // here already.
-  if (!x->request_body.done() && !x->continue_owed) {
-    const BodyReader::Result rest = x->request_body.Read(
-        client->in.data() + x->held, client->in.size() - x->held);
-    client->in.Erase(x->held, rest.consumed);
-    x->bytes_in += static_cast<int64_t>(rest.consumed);
+  if (!exchange->request_body.done() && !exchange->continue_owed) {
+    const BodyReader::Result rest = exchange->request_body.Read(
+        client->in.data() + exchange->held, client->in.size() - exchange->held);
+    client->in.Erase(exchange->held, rest.consumed);
+    exchange->bytes_in += static_cast<int64_t>(rest.consumed);
     if (rest.step == BodyReader::Step::kError) close = true;
   }
-  x->close_client =
-      x->close_client || close || draining_ || !x->request_body.done();
-  x->to_origin.Clear();
-  x->status = status;
-  x->response_started = x->response_done = true;
-  x->response_consume = 0;
-  x->local_body = absl::StrCat(
+  exchange->close_client = exchange->close_client || close || draining_ ||
+                           !exchange->request_body.done();
+  exchange->to_origin.Clear();
+  exchange->status = status;
+  exchange->response_started = exchange->response_done = true;
+  exchange->response_consume = 0;
+  exchange->local_body = absl::StrCat(
       "HTTP/1.1 ", status, " ", ReasonPhrase(status),
       "\r\nDate: ", absl::string_view(date_.data(), date_.size()),
-      "\r\nVia: 1.1 ", options_.via, "\r\nX-Request-Id: ", x->request_id.view(),
-      "\r\n", extra_fields);
+      "\r\nVia: 1.1 ", options_.via,
+      "\r\nX-Request-Id: ", exchange->request_id.view(), "\r\n", extra_fields);
   if (!content_type.empty())
-    absl::StrAppend(&x->local_body, "Content-Type: ", content_type, "\r\n");
-  absl::StrAppend(&x->local_body, "Content-Length: ", body.size(), "\r\n",
-                  x->close_client ? "Connection: close\r\n\r\n" : "\r\n");
-  if (x->request.method != Method::kHead)
-    x->local_body.append(body.data(), body.size());
-  x->to_client.Add(x->local_body);
-  PumpLocal(x);
+    absl::StrAppend(&exchange->local_body, "Content-Type: ", content_type,
+                    "\r\n");
+  absl::StrAppend(
+      &exchange->local_body, "Content-Length: ", body.size(), "\r\n",
+      exchange->close_client ? "Connection: close\r\n\r\n" : "\r\n");
+  if (exchange->request.method != Method::kHead)
+    exchange->local_body.append(body.data(), body.size());
+  exchange->to_client.Add(exchange->local_body);
+  PumpLocal(exchange);
 }
 
-void Worker::PumpLocal(Exchange* x) {
-  switch (Flush(x->client, &x->to_client, &x->bytes_out)) {
+void Worker::PumpLocal(Exchange* exchange) {
+  switch (Flush(exchange->client, &exchange->to_client, &exchange->bytes_out)) {
     case Io::kOk:
-      FinishExchange(x);
+      FinishExchange(exchange);
       return;
     case Io::kBlocked:
-      Arm(x->client, ClientTimer::kStalled, options_.stream_idle_timeout_ms);
+      Arm(exchange->client, ClientTimer::kStalled,
+          options_.stream_idle_timeout_ms);
       return;
     default:
-      OnClientGone(x, "client.reset");
+      OnClientGone(exchange, "client.reset");
       return;
   }
 }
 
-void Worker::PumpRequest(Exchange* x) {
-  ClientConnection* const client = x->client;
-  UpstreamConnection* const upstream = x->upstream;
-  if (upstream == nullptr || upstream->connecting || x->upload_failed) return;
+void Worker::PumpRequest(Exchange* exchange) {
+  ClientConnection* const client = exchange->client;
+  UpstreamConnection* const upstream = exchange->upstream;
+  if (upstream == nullptr || upstream->connecting || exchange->upload_failed)
+    return;
   for (int i = 0; i < kPiecesPerTurn; ++i) {
     if (options_.max_body_bytes > 0 &&
-        x->body_received > options_.max_body_bytes) {
-      if (x->response_started) return OnClientGone(x, "edge.body_too_large");
-      return Answer(x, 413, "body_too_large", "edge.body_too_large", true);
+        exchange->body_received > options_.max_body_bytes) {
+      if (exchange->response_started)
+        return OnClientGone(exchange, "edge.body_too_large");
+      return Answer(exchange, 413, "body_too_large", "edge.body_too_large",
+                    true);
     }
-    if (!x->to_origin.empty()) {
+    if (!exchange->to_origin.empty()) {
       int64_t written = 0;
-      const Io io = Flush(upstream, &x->to_origin, &written);
-      if (written > 0) x->request_wrote = true;
+      const Io io = Flush(upstream, &exchange->to_origin, &written);
+      if (written > 0) exchange->request_wrote = true;
       if (io == Io::kBlocked) {
-        if (!x->response_started) {
+        if (!exchange->response_started) {
           Arm(upstream, UpstreamTimer::kStalled, options_.body_idle_timeout_ms);
         }
         return;
       }
-      if (io != Io::kOk) return OnUploadFailed(x);
-      OnRequestFlushed(x);
+      if (io != Io::kOk) return OnUploadFailed(exchange);
+      OnRequestFlushed(exchange);
     }
-    if (x->request_body.done()) return OnRequestSent(x);
-    switch (QueueRequestPiece(x)) {
+    if (exchange->request_body.done()) return OnRequestSent(exchange);
+    switch (QueueRequestPiece(exchange)) {
       case BodyReader::Step::kPiece:
         continue;
       case BodyReader::Step::kError:
-        if (x->response_started) return OnClientGone(x, "edge.bad_request");
-        return Answer(x, 400, NameOf(x->request_body.error()),
+        if (exchange->response_started)
+          return OnClientGone(exchange, "edge.bad_request");
+        return Answer(exchange, 400, NameOf(exchange->request_body.error()),
                       "edge.bad_request", true);
       case BodyReader::Step::kNeedMore:
         break;
     }
     if (options_.max_body_bytes > 0 &&
-        x->body_received > options_.max_body_bytes)
+        exchange->body_received > options_.max_body_bytes)
       continue;
     switch (ReadMore(client)) {
       case Io::kOk:
-        x->continue_owed = false;
+        exchange->continue_owed = false;
         continue;
       case Io::kBlocked:
       case Io::kFull:
-        return WaitForRequestBody(x);
+        return WaitForRequestBody(exchange);
       case Io::kEnd:
-        return OnClientGone(x, "client.disconnected");
+        return OnClientGone(exchange, "client.disconnected");
       case Io::kError:
-        return OnClientGone(x, "client.reset");
+        return OnClientGone(exchange, "client.reset");
     }
   }
   Resume(client);
 }
 
-BodyReader::Step Worker::QueueRequestPiece(Exchange* x) {
-  Buffer& in = x->client->in;
-  const size_t available = in.size() - x->held;
+BodyReader::Step Worker::QueueRequestPiece(Exchange* exchange) {
+  Buffer& in = exchange->client->in;
+  const size_t available = in.size() - exchange->held;
   if (available == 0) return BodyReader::Step::kNeedMore;
   const BodyReader::Result result =
-      x->request_body.Read(in.data() + x->held, available);
-  x->bytes_in += static_cast<int64_t>(result.consumed);
-  x->body_received += static_cast<int64_t>(result.body_size);
+      exchange->request_body.Read(in.data() + exchange->held, available);
+  exchange->bytes_in += static_cast<int64_t>(result.consumed);
+  exchange->body_received += static_cast<int64_t>(result.body_size);
   if (result.step == BodyReader::Step::kNeedMore) {
-    if (result.consumed > 0) in.Erase(x->held, result.consumed);
+    if (result.consumed > 0) in.Erase(exchange->held, result.consumed);
     return result.step;
   }
   if (result.step == BodyReader::Step::kError) return result.step;
   if (options_.max_body_bytes > 0 &&
-      x->body_received > options_.max_body_bytes) {
+      exchange->body_received > options_.max_body_bytes) {
     return BodyReader::Step::kNeedMore;
   }
-  x->piece_size = result.out_size;
-  x->piece_consumed = result.consumed;
-  x->piece_last = result.last;
-  x->piece_queued = true;
-  QueueRequestBody(x);
+  exchange->piece_size = result.out_size;
+  exchange->piece_consumed = result.consumed;
+  exchange->piece_last = result.last;
+  exchange->piece_queued = true;
+  QueueRequestBody(exchange);
   return result.step;
 }
 
-void Worker::QueueRequestBody(Exchange* x) {
-  QueuePiece(x->request_body.kind(), x->client->in.data() + x->held,
-             x->piece_size, x->piece_last, x->request_body,
-             &x->request_chunk_line, &x->to_origin);
+void Worker::QueueRequestBody(Exchange* exchange) {
+  QueuePiece(exchange->request_body.kind(),
+             exchange->client->in.data() + exchange->held, exchange->piece_size,
+             exchange->piece_last, exchange->request_body,
+             &exchange->request_chunk_line, &exchange->to_origin);
 }
 
-void Worker::OnRequestFlushed(Exchange* x) {
-  Buffer& in = x->client->in;
-  if (!x->piece_queued) return;
-  x->piece_queued = false;
+void Worker::OnRequestFlushed(Exchange* exchange) {
+  Buffer& in = exchange->client->in;
+  if (!exchange->piece_queued) return;
+  exchange->piece_queued = false;
   // With a part of the body gone, the head is of no use for another attempt.
-  in.Consume(x->held + x->piece_consumed);
-  x->held = 0;
-  x->replayable = false;
+  in.Consume(exchange->held + exchange->piece_consumed);
+  exchange->held = 0;
+  exchange->replayable = false;
 }
 
-void Worker::OnUploadFailed(Exchange* x) {
-  x->to_origin.Clear();
-  if (!x->request_wrote) {
-    return FailAttempt(x,
+void Worker::OnUploadFailed(Exchange* exchange) {
+  exchange->to_origin.Clear();
+  if (!exchange->request_wrote) {
+    return FailAttempt(exchange,
                        {502, "upstream_closed", "origin.closed", false, true});
   }
   // It may have answered before it stopped reading.
-  x->upload_failed = true;
-  OnRequestFlushed(x);
-  x->upstream->readable = true;
-  if (!x->response_started) {
-    Arm(x->upstream, UpstreamTimer::kResponseHead,
+  exchange->upload_failed = true;
+  OnRequestFlushed(exchange);
+  exchange->upstream->readable = true;
+  if (!exchange->response_started) {
+    Arm(exchange->upstream, UpstreamTimer::kResponseHead,
         options_.response_header_timeout_ms);
   }
-  PumpResponse(x);
+  PumpResponse(exchange);
 }
 
-void Worker::WaitForRequestBody(Exchange* x) {
-  x->client->in.Settle(&blocks_);
-  if (x->half_closed) return;
-  if (x->continue_owed) {
-    if (x->client->timer_for != ClientTimer::kExpect) {
-      Arm(x->client, ClientTimer::kExpect, options_.expect_timeout_ms);
+void Worker::WaitForRequestBody(Exchange* exchange) {
+  exchange->client->in.Settle(&blocks_);
+  if (exchange->half_closed) return;
+  if (exchange->continue_owed) {
+    if (exchange->client->timer_for != ClientTimer::kExpect) {
+      Arm(exchange->client, ClientTimer::kExpect, options_.expect_timeout_ms);
     }
     return;
   }
-  TimerWheel::Disarm(&x->upstream->timer);
-  if (x->to_client.empty())
-    Arm(x->client, ClientTimer::kBody, options_.body_idle_timeout_ms);
+  TimerWheel::Disarm(&exchange->upstream->timer);
+  if (exchange->to_client.empty())
+    Arm(exchange->client, ClientTimer::kBody, options_.body_idle_timeout_ms);
 }
 
-void Worker::OnRequestSent(Exchange* x) {
-  if (x->request_sent) return;
-  x->request_sent = true;
-  if (x->client->timer_for == ClientTimer::kBody ||
-      x->client->timer_for == ClientTimer::kExpect) {
-    TimerWheel::Disarm(&x->client->timer);
-    x->client->timer_for = ClientTimer::kStalled;
+void Worker::OnRequestSent(Exchange* exchange) {
+  if (exchange->request_sent) return;
+  exchange->request_sent = true;
+  if (exchange->client->timer_for == ClientTimer::kBody ||
+      exchange->client->timer_for == ClientTimer::kExpect) {
+    TimerWheel::Disarm(&exchange->client->timer);
+    exchange->client->timer_for = ClientTimer::kStalled;
   }
-  x->client->in.Settle(&blocks_);
-  if (!x->response_started) {
-    Arm(x->upstream, UpstreamTimer::kResponseHead,
+  exchange->client->in.Settle(&blocks_);
+  if (!exchange->response_started) {
+    Arm(exchange->upstream, UpstreamTimer::kResponseHead,
         options_.response_header_timeout_ms);
   }
 }
 
-void Worker::OnClientGone(Exchange* x, absl::string_view end) {
-  ClientConnection* const client = x->client;
-  x->end = end;
-  if (x->status == 0) x->status = 499;
-  ReleaseUpstream(x, false);
-  RecordExchange(x);
-  EndExchange(x);
-  CloseClient(client, x->cut_short);
+void Worker::OnClientGone(Exchange* exchange, absl::string_view end) {
+  ClientConnection* const client = exchange->client;
+  exchange->end = end;
+  if (exchange->status == 0) exchange->status = 499;
+  ReleaseUpstream(exchange, false);
+  RecordExchange(exchange);
+  EndExchange(exchange);
+  CloseClient(client, exchange->cut_short);
 }
 
-void Worker::RecordExchange(Exchange* x) {
-  counters_.requests.Add(x->status, x->bytes_in, x->bytes_out);
-  const int64_t duration_us = now_us_ - x->start_us;
-  if (x->app != nullptr) {
-    x->app->counters->requests.Add(x->status, x->bytes_in, x->bytes_out);
-    CountDuration(x->app->counters, duration_us);
+void Worker::RecordExchange(Exchange* exchange) {
+  counters_.requests.Add(exchange->status, exchange->bytes_in,
+                         exchange->bytes_out);
+  const int64_t duration_us = now_us_ - exchange->start_us;
+  if (exchange->app != nullptr) {
+    exchange->app->counters->requests.Add(exchange->status, exchange->bytes_in,
+                                          exchange->bytes_out);
+    CountDuration(exchange->app->counters, duration_us);
   }
   if (context_.log == nullptr) return;
-  record_.start_us = x->start_us + wall_offset_us_;
+  record_.start_us = exchange->start_us + wall_offset_us_;
   record_.duration_us = duration_us;
-  record_.first_byte_us =
-      x->first_byte_us < 0 ? -1 : x->first_byte_us - x->start_us;
-  record_.bytes_in = x->bytes_in;
-  record_.bytes_out = x->bytes_out;
-  record_.status = static_cast<int16_t>(x->status);
-  record_.attempts = static_cast<int16_t>(x->attempts);
-  record_.end = x->end;
-  switch (x->request.method) {
+  record_.first_byte_us = exchange->first_byte_us < 0
+                              ? -1
+                              : exchange->first_byte_us - exchange->start_us;
+  record_.bytes_in = exchange->bytes_in;
+  record_.bytes_out = exchange->bytes_out;
+  record_.status = static_cast<int16_t>(exchange->status);
+  record_.attempts = static_cast<int16_t>(exchange->attempts);
+  record_.end = exchange->end;
+  switch (exchange->request.method) {
     case Method::kGet:
       record_.method.Set("GET");
       break;
@@ -730,51 +751,54 @@ void Worker::RecordExchange(Exchange* x) {
       record_.method.Set("PATCH");
       break;
     case Method::kOther:
-      record_.method.Set(x->request.method_size > 0 ? "OTHER" : "");
+      record_.method.Set(exchange->request.method_size > 0 ? "OTHER" : "");
       break;
   }
-  record_.client = x->client->ip;
-  record_.app.Set(x->app != nullptr ? absl::string_view(x->app->name) : "");
-  record_.instance = x->instance;
-  record_.request_id = x->request_id;
-  record_.host = x->host;
-  record_.path = x->path;
+  record_.client = exchange->client->ip;
+  record_.app.Set(
+      exchange->app != nullptr ? absl::string_view(exchange->app->name) : "");
+  record_.instance = exchange->instance;
+  record_.request_id = exchange->request_id;
+  record_.host = exchange->host;
+  record_.path = exchange->path;
   if (!context_.log->Push(record_)) counters_.log_drops.Add(1);
 }
 
-void Worker::EndExchange(Exchange* x) {
-  if (x->retrying) {
-    x->retrying = false;
-    --x->app->retrying;
+void Worker::EndExchange(Exchange* exchange) {
+  if (exchange->retrying) {
+    exchange->retrying = false;
+    --exchange->app->retrying;
   }
-  if (x->app != nullptr) {
-    --x->app->active;
-    x->app->counters->active.Set(x->app->active);
-    x->app = nullptr;
+  if (exchange->app != nullptr) {
+    --exchange->app->active;
+    exchange->app->counters->active.Set(exchange->app->active);
+    exchange->app = nullptr;
   }
-  if (x->local_body.capacity() > 4096) {
-    std::string().swap(x->local_body);
+  if (exchange->local_body.capacity() > 4096) {
+    std::string().swap(exchange->local_body);
   } else {
-    x->local_body.clear();
+    exchange->local_body.clear();
   }
-  x->client->exchange = nullptr;
-  x->to_client.Clear();
-  x->to_origin.Clear();
-  exchange_slab_.Give(x);
+  exchange->client->exchange = nullptr;
+  exchange->to_client.Clear();
+  exchange->to_origin.Clear();
+  exchange_slab_.Give(exchange);
 }
 
-void Worker::FinishExchange(Exchange* x) {
-  ClientConnection* const client = x->client;
-  const bool in_sync = x->understood && x->request_body.done() &&
-                       (x->upstream == nullptr || x->request_sent);
-  if (x->upstream != nullptr) {
-    ReleaseUpstream(x, x->request_sent && !x->response.close);
+void Worker::FinishExchange(Exchange* exchange) {
+  ClientConnection* const client = exchange->client;
+  const bool in_sync =
+      exchange->understood && exchange->request_body.done() &&
+      (exchange->upstream == nullptr || exchange->request_sent);
+  if (exchange->upstream != nullptr) {
+    ReleaseUpstream(exchange,
+                    exchange->request_sent && !exchange->response.close);
   }
-  RecordExchange(x);
-  const bool close = x->close_client || draining_ || !in_sync;
-  const bool cut_short = x->cut_short;
-  if (in_sync) client->in.Consume(x->held);
-  EndExchange(x);
+  RecordExchange(exchange);
+  const bool close = exchange->close_client || draining_ || !in_sync;
+  const bool cut_short = exchange->cut_short;
+  if (in_sync) client->in.Consume(exchange->held);
+  EndExchange(exchange);
   if (close) {
     if (cut_short) return CloseClient(client, true);
     return Linger(client, in_sync);

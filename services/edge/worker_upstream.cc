@@ -20,45 +20,49 @@ constexpr int kMaxInterimResponses = 32;
 
 }  // namespace
 
-void Worker::Dispatch(Exchange* x) {
-  AppState* const app = x->app;
+void Worker::Dispatch(Exchange* exchange) {
+  AppState* const app = exchange->app;
   Balanced* const choice = app->balancer.Pick(
       app->route->policy,
-      {x->tried.data(), static_cast<size_t>(x->tried_count)}, now_us_);
+      {exchange->tried.data(), static_cast<size_t>(exchange->tried_count)},
+      now_us_);
   if (choice == nullptr)
-    return Answer(x, 503, "no_endpoint", "edge.no_endpoint", false);
-  Attempt(x, static_cast<EndpointState*>(choice), false);
+    return Answer(exchange, 503, "no_endpoint", "edge.no_endpoint", false);
+  Attempt(exchange, static_cast<EndpointState*>(choice), false);
 }
 
-void Worker::Attempt(Exchange* x, EndpointState* endpoint, bool fresh) {
-  ++x->attempts;
-  if (x->tried_count < static_cast<int>(x->tried.size()))
-    x->tried[x->tried_count++] = endpoint;
-  if (context_.log != nullptr) x->instance.Set(endpoint->endpoint->instance_id);
+void Worker::Attempt(Exchange* exchange, EndpointState* endpoint, bool fresh) {
+  ++exchange->attempts;
+  if (exchange->tried_count < static_cast<int>(exchange->tried.size()))
+    exchange->tried[exchange->tried_count++] = endpoint;
+  if (context_.log != nullptr)
+    exchange->instance.Set(endpoint->endpoint->instance_id);
 
   // An idle connection may have been closed a moment ago. Where the request
   // could not be sent again, it is worth a system call to know.
-  const bool repeatable = IsIdempotent(x->request.method) &&
-                          x->request_body.kind() == BodyKind::kNone;
+  const bool repeatable = IsIdempotent(exchange->request.method) &&
+                          exchange->request_body.kind() == BodyKind::kNone;
   UpstreamConnection* upstream =
       fresh ? nullptr : TakeIdle(endpoint, !repeatable);
   Failure failure;
-  if (upstream == nullptr) upstream = Connect(x->app, endpoint, &failure);
-  if (upstream == nullptr) return FailAttempt(x, failure);
+  if (upstream == nullptr)
+    upstream = Connect(exchange->app, endpoint, &failure);
+  if (upstream == nullptr) return FailAttempt(exchange, failure);
 
-  upstream->exchange = x;
-  x->upstream = upstream;
-  x->request_wrote = x->request_sent = x->first_byte = false;
+  upstream->exchange = exchange;
+  exchange->upstream = upstream;
+  exchange->request_wrote = exchange->request_sent = exchange->first_byte =
+      false;
   ++endpoint->in_flight;
   endpoint->peak = std::max(endpoint->peak, endpoint->in_flight);
   endpoint->counters->in_flight.Set(endpoint->in_flight);
   endpoint->counters->requests.Add(1);
   if (upstream->connecting) {
-    x->client->in.Settle(&blocks_);
+    exchange->client->in.Settle(&blocks_);
     Arm(upstream, UpstreamTimer::kConnect, options_.connect_timeout_ms);
     return;
   }
-  SendRequest(x);
+  SendRequest(exchange);
 }
 
 UpstreamConnection* Worker::TakeIdle(EndpointState* endpoint, bool check) {
@@ -120,28 +124,28 @@ UpstreamConnection* Worker::Connect(AppState* app, EndpointState* endpoint,
   return upstream;
 }
 
-void Worker::SendRequest(Exchange* x) {
-  ClientConnection* const client = x->client;
+void Worker::SendRequest(Exchange* exchange) {
+  ClientConnection* const client = exchange->client;
   RequestRewrite rewrite;
   rewrite.client_ip = client->ip.view();
   rewrite.listen_port = listen_port_;
-  rewrite.app = x->app->name;
-  rewrite.request_id = x->request_id.view();
+  rewrite.app = exchange->app->name;
+  rewrite.request_id = exchange->request_id.view();
   rewrite.via = options_.via;
-  rewrite.authority = x->upstream->endpoint->endpoint->authority;
+  rewrite.authority = exchange->upstream->endpoint->endpoint->authority;
   rewrite.trusted_peer = client->trusted;
-  rewrite.forward_upgrade = x->upgrade_asked;
-  x->to_origin.Clear();
-  RewriteRequest(x->request, client->in.data(), x->line, rewrite,
-                 &x->request_text, &x->to_origin);
-  if (x->piece_queued) {
-    QueueRequestBody(x);
-  } else if (!x->request_body.done() &&
-             QueueRequestPiece(x) == BodyReader::Step::kError) {
-    return Answer(x, 400, NameOf(x->request_body.error()), "edge.bad_request",
-                  true);
+  rewrite.forward_upgrade = exchange->upgrade_asked;
+  exchange->to_origin.Clear();
+  RewriteRequest(exchange->request, client->in.data(), exchange->line, rewrite,
+                 &exchange->request_text, &exchange->to_origin);
+  if (exchange->piece_queued) {
+    QueueRequestBody(exchange);
+  } else if (!exchange->request_body.done() &&
+             QueueRequestPiece(exchange) == BodyReader::Step::kError) {
+    return Answer(exchange, 400, NameOf(exchange->request_body.error()),
+                  "edge.bad_request", true);
   }
-  PumpRequest(x);
+  PumpRequest(exchange);
 }
 
 void Worker::OnUpstreamEvent(UpstreamConnection* upstream, uint32_t events) {
@@ -150,8 +154,8 @@ void Worker::OnUpstreamEvent(UpstreamConnection* upstream, uint32_t events) {
   if ((events & EPOLLRDHUP) != 0) upstream->peer_closed = true;
   if ((events & (EPOLLHUP | EPOLLERR)) != 0)
     upstream->peer_closed = upstream->broken = true;
-  Exchange* const x = upstream->exchange;
-  if (x == nullptr) {
+  Exchange* const exchange = upstream->exchange;
+  if (exchange == nullptr) {
     // Idle: bytes that nobody asked for are as good as an end.
     if (upstream->readable) CloseUpstream(upstream);
     return;
@@ -160,136 +164,142 @@ void Worker::OnUpstreamEvent(UpstreamConnection* upstream, uint32_t events) {
     if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) OnConnected(upstream);
     return;
   }
-  if (x->client->state == ClientState::kTunnel) return PumpTunnel(x);
-  ClientConnection* const client = x->client;
-  if ((events & EPOLLOUT) != 0 && !x->to_origin.empty()) {
-    PumpRequest(x);
-    if (!upstream->open || upstream->exchange != x || client->exchange != x)
+  if (exchange->client->state == ClientState::kTunnel)
+    return PumpTunnel(exchange);
+  ClientConnection* const client = exchange->client;
+  if ((events & EPOLLOUT) != 0 && !exchange->to_origin.empty()) {
+    PumpRequest(exchange);
+    if (!upstream->open || upstream->exchange != exchange ||
+        client->exchange != exchange)
       return;
   }
-  if (upstream->readable) PumpResponse(x);
+  if (upstream->readable) PumpResponse(exchange);
 }
 
 void Worker::OnUpstreamTimer(UpstreamConnection* upstream) {
-  Exchange* const x = upstream->exchange;
+  Exchange* const exchange = upstream->exchange;
   switch (upstream->timer_for) {
     case UpstreamTimer::kIdle:
-      if (x != nullptr) return;
+      if (exchange != nullptr) return;
       upstream->endpoint->peak =
           upstream->endpoint->in_flight + upstream->endpoint->idle.size() - 1;
       CloseUpstream(upstream);
       return;
     case UpstreamTimer::kConnect:
-      if (x == nullptr || !upstream->connecting) return;
-      return FailAttempt(
-          x, {504, "connect_timeout", "origin.connect_timeout", true, false});
+      if (exchange == nullptr || !upstream->connecting) return;
+      return FailAttempt(exchange, {504, "connect_timeout",
+                                    "origin.connect_timeout", true, false});
     case UpstreamTimer::kResponseHead:
-      if (x == nullptr || x->response_started) return;
-      return FailAttempt(x, {504, "response_timeout", "origin.response_timeout",
-                             false, false});
+      if (exchange == nullptr || exchange->response_started) return;
+      return FailAttempt(exchange, {504, "response_timeout",
+                                    "origin.response_timeout", false, false});
     case UpstreamTimer::kStalled:
-      if (x == nullptr || x->response_started || x->to_origin.empty()) return;
+      if (exchange == nullptr || exchange->response_started ||
+          exchange->to_origin.empty())
+        return;
       return FailAttempt(
-          x, {504, "upstream_stalled", "origin.stalled", false, false});
+          exchange, {504, "upstream_stalled", "origin.stalled", false, false});
     case UpstreamTimer::kBody:
-      if (x == nullptr || !x->to_client.empty()) return;
+      if (exchange == nullptr || !exchange->to_client.empty()) return;
       return FailAttempt(
-          x, {504, "body_timeout", "origin.body_timeout", false, false});
+          exchange, {504, "body_timeout", "origin.body_timeout", false, false});
   }
 }
 
 void Worker::OnConnected(UpstreamConnection* upstream) {
-  Exchange* const x = upstream->exchange;
+  Exchange* const exchange = upstream->exchange;
   int error = 0;
   socklen_t size = sizeof(error);
   getsockopt(upstream->fd, SOL_SOCKET, SO_ERROR, &error, &size);
   if (error != 0) {
     const bool timed_out = error == ETIMEDOUT;
     return FailAttempt(
-        x, {timed_out ? 504 : 502,
-            timed_out ? "connect_timeout" : "connect_failed",
-            timed_out ? "origin.connect_timeout" : "origin.connect_failed",
-            true, false});
+        exchange,
+        {timed_out ? 504 : 502,
+         timed_out ? "connect_timeout" : "connect_failed",
+         timed_out ? "origin.connect_timeout" : "origin.connect_failed", true,
+         false});
   }
   upstream->connecting = false;
   TimerWheel::Disarm(&upstream->timer);
-  SendRequest(x);
+  SendRequest(exchange);
 }
 
-void Worker::PumpResponse(Exchange* x) {
-  ClientConnection* const client = x->client;
-  UpstreamConnection* const upstream = x->upstream;
+void Worker::PumpResponse(Exchange* exchange) {
+  ClientConnection* const client = exchange->client;
+  UpstreamConnection* const upstream = exchange->upstream;
   for (int i = 0; i < kPiecesPerTurn; ++i) {
-    if (!x->to_client.empty()) {
-      const Io io = Flush(client, &x->to_client, &x->bytes_out);
+    if (!exchange->to_client.empty()) {
+      const Io io = Flush(client, &exchange->to_client, &exchange->bytes_out);
       if (io == Io::kBlocked) {
         if (upstream != nullptr) TimerWheel::Disarm(&upstream->timer);
-        if (!x->half_closed) {
+        if (!exchange->half_closed) {
           Arm(client, ClientTimer::kStalled, options_.stream_idle_timeout_ms);
         }
         return;
       }
-      if (io != Io::kOk) return OnClientGone(x, "client.reset");
-      if (upstream != nullptr) upstream->in.Consume(x->response_consume);
-      x->response_consume = 0;
-      if (x->switching) return StartTunnel(x);
+      if (io != Io::kOk) return OnClientGone(exchange, "client.reset");
+      if (upstream != nullptr) upstream->in.Consume(exchange->response_consume);
+      exchange->response_consume = 0;
+      if (exchange->switching) return StartTunnel(exchange);
     }
-    if (x->response_done) return FinishExchange(x);
+    if (exchange->response_done) return FinishExchange(exchange);
     if (upstream == nullptr || upstream->connecting) return;
     if (!upstream->in.empty()) {
-      if (x->response_started) {
-        const BodyReader::Step step = QueueResponsePiece(x, 0);
+      if (exchange->response_started) {
+        const BodyReader::Step step = QueueResponsePiece(exchange, 0);
         if (step == BodyReader::Step::kError) return;
         if (step == BodyReader::Step::kPiece) continue;
-      } else if (TakeResponseHead(x)) {
+      } else if (TakeResponseHead(exchange)) {
         continue;
-      } else if (client->exchange != x || x->upstream != upstream) {
+      } else if (client->exchange != exchange ||
+                 exchange->upstream != upstream) {
         return;
       }
     }
     switch (ReadMore(upstream)) {
       case Io::kOk:
-        if (!x->first_byte) {
-          x->first_byte = true;
-          x->first_byte_us = now_us_;
+        if (!exchange->first_byte) {
+          exchange->first_byte = true;
+          exchange->first_byte_us = now_us_;
         }
         continue;
       case Io::kBlocked:
       case Io::kFull:
-        return WaitForResponse(x);
+        return WaitForResponse(exchange);
       case Io::kEnd:
-        return OnUpstreamEnd(x, false);
+        return OnUpstreamEnd(exchange, false);
       case Io::kError:
-        return OnUpstreamEnd(x, true);
+        return OnUpstreamEnd(exchange, true);
     }
   }
   Resume(upstream);
 }
 
-void Worker::WaitForResponse(Exchange* x) {
-  UpstreamConnection* const upstream = x->upstream;
+void Worker::WaitForResponse(Exchange* exchange) {
+  UpstreamConnection* const upstream = exchange->upstream;
   upstream->in.Settle(&blocks_);
-  if (!x->response_started) {
+  if (!exchange->response_started) {
     // The time until the head runs from the end of the request; more bytes of
     // a head do not prolong it.
     return;
   }
   Arm(upstream, UpstreamTimer::kBody,
-      x->response_body.kind() == BodyKind::kLength
+      exchange->response_body.kind() == BodyKind::kLength
           ? options_.body_idle_timeout_ms
           : options_.stream_idle_timeout_ms);
 }
 
-bool Worker::TakeResponseHead(Exchange* x) {
-  UpstreamConnection* const upstream = x->upstream;
-  ResponseHead& head = x->response;
+bool Worker::TakeResponseHead(Exchange* exchange) {
+  UpstreamConnection* const upstream = exchange->upstream;
+  ResponseHead& head = exchange->response;
   const Failure bad{502, "bad_response", "origin.bad_response", false, false};
-  switch (head.Parse(upstream->in.view(), x->request.method,
+  switch (head.Parse(upstream->in.view(), exchange->request.method,
                      options_.max_head_bytes)) {
     case ParseStatus::kIncomplete:
       return false;
     case ParseStatus::kError:
-      FailAttempt(x, bad);
+      FailAttempt(exchange, bad);
       return false;
     case ParseStatus::kDone:
       break;
@@ -297,178 +307,189 @@ bool Worker::TakeResponseHead(Exchange* x) {
   char* const bytes = upstream->in.data();
   ResponseRewrite rewrite;
   rewrite.via = options_.via;
-  rewrite.request_id = x->request_id.view();
+  rewrite.request_id = exchange->request_id.view();
   rewrite.date = {date_.data(), date_.size()};
 
   if (head.status == 101) {
-    if (!x->upgrade_asked || x->held == 0 || !head.upgrade ||
-        !IsUpgradeAskedFor(x->request, x->client->in.data(), head, bytes)) {
-      FailAttempt(x, {502, "unexpected_upgrade", "origin.unexpected_upgrade",
-                      false, false});
+    if (!exchange->upgrade_asked || exchange->held == 0 || !head.upgrade ||
+        !IsUpgradeAskedFor(exchange->request, exchange->client->in.data(), head,
+                           bytes)) {
+      FailAttempt(exchange, {502, "unexpected_upgrade",
+                             "origin.unexpected_upgrade", false, false});
       return false;
     }
     rewrite.upgraded = true;
     rewrite.keep_content_length = false;
-    RewriteResponse(head, bytes, rewrite, &x->response_text, &x->to_client);
-    x->response_consume = head.size;
-    x->response_started = true;
-    x->switching = true;
-    x->status = 101;
+    RewriteResponse(head, bytes, rewrite, &exchange->response_text,
+                    &exchange->to_client);
+    exchange->response_consume = head.size;
+    exchange->response_started = true;
+    exchange->switching = true;
+    exchange->status = 101;
     return true;
   }
   if (head.status < 200) {
-    if (++x->interim_responses > kMaxInterimResponses) {
-      FailAttempt(x, bad);
+    if (++exchange->interim_responses > kMaxInterimResponses) {
+      FailAttempt(exchange, bad);
       return false;
     }
     // No 1xx for 1.0 clients, and no second 100.
-    const bool sent_already =
-        head.status == 100 && x->request.expect_continue && !x->continue_owed;
-    if (x->request.minor_version > 0 && !sent_already) {
+    const bool sent_already = head.status == 100 &&
+                              exchange->request.expect_continue &&
+                              !exchange->continue_owed;
+    if (exchange->request.minor_version > 0 && !sent_already) {
       rewrite.keep_content_length = false;
-      RewriteResponse(head, bytes, rewrite, &x->response_text, &x->to_client);
-      x->response_consume = head.size;
+      RewriteResponse(head, bytes, rewrite, &exchange->response_text,
+                      &exchange->to_client);
+      exchange->response_consume = head.size;
     } else {
       upstream->in.Consume(head.size);
     }
-    if (head.status == 100) x->continue_owed = false;
+    if (head.status == 100) exchange->continue_owed = false;
     head.Reset();
     return true;
   }
 
   // The final one.
   TimerWheel::Disarm(&upstream->timer);
-  const bool old_client = x->request.minor_version == 0;
-  x->response_body.Reset(head.body, head.content_length, !old_client);
-  x->out_body = head.body;
+  const bool old_client = exchange->request.minor_version == 0;
+  exchange->response_body.Reset(head.body, head.content_length, !old_client);
+  exchange->out_body = head.body;
   if (head.body == BodyKind::kChunked && old_client)
-    x->out_body = BodyKind::kUntilClose;
+    exchange->out_body = BodyKind::kUntilClose;
   if (head.body == BodyKind::kUntilClose && !old_client)
-    x->out_body = BodyKind::kChunked;
+    exchange->out_body = BodyKind::kChunked;
   // A client that has not sent all of its request may go on with it for long;
   // what the answer did not wait for is thrown away afterwards.
-  if (!x->request_body.done() || draining_) x->close_client = true;
-  rewrite.body = x->out_body;
+  if (!exchange->request_body.done() || draining_)
+    exchange->close_client = true;
+  rewrite.body = exchange->out_body;
   rewrite.keep_content_length = head.status != 204;
-  rewrite.close = x->close_client;
-  RewriteResponse(head, bytes, rewrite, &x->response_text, &x->to_client);
-  x->status = head.status;
-  x->response_started = true;
-  x->response_consume = head.size;
+  rewrite.close = exchange->close_client;
+  RewriteResponse(head, bytes, rewrite, &exchange->response_text,
+                  &exchange->to_client);
+  exchange->status = head.status;
+  exchange->response_started = true;
+  exchange->response_consume = head.size;
 
   EndpointState* const endpoint = upstream->endpoint;
   endpoint->counters->by_class[head.status / 100].Add(1);
   if (head.status >= 500) endpoint->counters->failures.Add(1);
   if (endpoint->accepts) {
     if (head.status >= 500) {
-      x->app->balancer.OnFailure(endpoint, now_us_);
+      exchange->app->balancer.OnFailure(endpoint, now_us_);
     } else {
-      x->app->balancer.OnSuccess(endpoint, now_us_ - x->start_us, now_us_);
+      exchange->app->balancer.OnSuccess(endpoint, now_us_ - exchange->start_us,
+                                        now_us_);
     }
     endpoint->counters->ejected.Set(endpoint->ejected ? 1 : 0);
   }
-  if (x->response_body.done()) {
-    x->response_done = true;
+  if (exchange->response_body.done()) {
+    exchange->response_done = true;
   } else if (upstream->in.size() > head.size) {
-    return QueueResponsePiece(x, head.size) != BodyReader::Step::kError;
+    return QueueResponsePiece(exchange, head.size) != BodyReader::Step::kError;
   }
   return true;
 }
 
-BodyReader::Step Worker::QueueResponsePiece(Exchange* x, size_t offset) {
-  Buffer& in = x->upstream->in;
+BodyReader::Step Worker::QueueResponsePiece(Exchange* exchange, size_t offset) {
+  Buffer& in = exchange->upstream->in;
   const BodyReader::Result result =
-      x->response_body.Read(in.data() + offset, in.size() - offset);
+      exchange->response_body.Read(in.data() + offset, in.size() - offset);
   if (result.step == BodyReader::Step::kError) {
     if (offset > 0) {
       // The head is queued, but not a byte of it is out.
-      x->to_client.Clear();
-      x->response_started = false;
-      x->response_consume = 0;
+      exchange->to_client.Clear();
+      exchange->response_started = false;
+      exchange->response_consume = 0;
     }
-    FailAttempt(x, {502, "bad_response", "origin.bad_response", false, false});
+    FailAttempt(exchange,
+                {502, "bad_response", "origin.bad_response", false, false});
     return result.step;
   }
   if (result.step == BodyReader::Step::kNeedMore) {
     if (result.consumed > 0) in.Erase(offset, result.consumed);
     return result.step;
   }
-  QueuePiece(x->out_body, in.data() + offset, result.out_size, result.last,
-             x->response_body, &x->response_chunk_line, &x->to_client);
-  x->response_consume = offset + result.consumed;
-  if (result.last) x->response_done = true;
+  QueuePiece(exchange->out_body, in.data() + offset, result.out_size,
+             result.last, exchange->response_body,
+             &exchange->response_chunk_line, &exchange->to_client);
+  exchange->response_consume = offset + result.consumed;
+  if (result.last) exchange->response_done = true;
   // A last chunk without data leaves nothing to write to a client of HTTP/1.0.
-  if (x->to_client.empty()) {
-    in.Consume(x->response_consume);
-    x->response_consume = 0;
+  if (exchange->to_client.empty()) {
+    in.Consume(exchange->response_consume);
+    exchange->response_consume = 0;
   }
   return result.step;
 }
 
-void Worker::OnUpstreamEnd(Exchange* x, bool error) {
-  if (x->response_started) {
-    if (!error && x->response_body.kind() == BodyKind::kUntilClose) {
-      x->response_done = true;
-      x->response.close = true;
-      QueuePiece(x->out_body, nullptr, 0, true, x->response_body,
-                 &x->response_chunk_line, &x->to_client);
-      return PumpResponse(x);
+void Worker::OnUpstreamEnd(Exchange* exchange, bool error) {
+  if (exchange->response_started) {
+    if (!error && exchange->response_body.kind() == BodyKind::kUntilClose) {
+      exchange->response_done = true;
+      exchange->response.close = true;
+      QueuePiece(exchange->out_body, nullptr, 0, true, exchange->response_body,
+                 &exchange->response_chunk_line, &exchange->to_client);
+      return PumpResponse(exchange);
     }
-    return FailAttempt(
-        x, {502, "truncated_response", "origin.truncated", false, false});
+    return FailAttempt(exchange, {502, "truncated_response", "origin.truncated",
+                                  false, false});
   }
-  if (x->first_byte) {
-    return FailAttempt(
-        x, {502, "truncated_response", "origin.truncated", false, false});
+  if (exchange->first_byte) {
+    return FailAttempt(exchange, {502, "truncated_response", "origin.truncated",
+                                  false, false});
   }
-  FailAttempt(x, {502, "upstream_closed", "origin.closed", false, true});
+  FailAttempt(exchange, {502, "upstream_closed", "origin.closed", false, true});
 }
 
-void Worker::FailAttempt(Exchange* x, const Failure& failure) {
-  UpstreamConnection* const upstream = x->upstream;
+void Worker::FailAttempt(Exchange* exchange, const Failure& failure) {
+  UpstreamConnection* const upstream = exchange->upstream;
   const bool stale = upstream != nullptr && upstream->reused &&
-                     failure.closed && !x->first_byte;
+                     failure.closed && !exchange->first_byte;
   EndpointState* const endpoint =
       upstream != nullptr ? upstream->endpoint : nullptr;
   if (endpoint != nullptr && !stale) {
     endpoint->counters->failures.Add(1);
     if (failure.connect) endpoint->counters->connect_failures.Add(1);
     if (endpoint->accepts) {
-      x->app->balancer.OnFailure(endpoint, now_us_);
+      exchange->app->balancer.OnFailure(endpoint, now_us_);
       endpoint->counters->ejected.Set(endpoint->ejected ? 1 : 0);
     }
   }
-  if (x->response_started) {
+  if (exchange->response_started) {
     // A response that ends early has to look like it: no last chunk, less than
     // its length, or a reset where the end of the connection is its end.
-    x->cut_short = x->out_body == BodyKind::kUntilClose;
-    return OnClientGone(x, failure.end);
+    exchange->cut_short = exchange->out_body == BodyKind::kUntilClose;
+    return OnClientGone(exchange, failure.end);
   }
-  if (!x->to_client.empty()) {
+  if (!exchange->to_client.empty()) {
     // An interim response that the client does not read.
-    return OnClientGone(x, "client.stalled");
+    return OnClientGone(exchange, "client.stalled");
   }
-  if (stale && !x->stale_retried && x->replayable &&
-      (!x->request_wrote || (IsIdempotent(x->request.method) &&
-                             x->request_body.kind() == BodyKind::kNone))) {
-    x->stale_retried = true;
+  if (stale && !exchange->stale_retried && exchange->replayable &&
+      (!exchange->request_wrote ||
+       (IsIdempotent(exchange->request.method) &&
+        exchange->request_body.kind() == BodyKind::kNone))) {
+    exchange->stale_retried = true;
     const bool still_there = endpoint->accepts;
-    ReleaseUpstream(x, false);
-    x->to_origin.Clear();
-    x->response.Reset();
-    --x->tried_count;
-    if (still_there) return Attempt(x, endpoint, true);
-    return Dispatch(x);
+    ReleaseUpstream(exchange, false);
+    exchange->to_origin.Clear();
+    exchange->response.Reset();
+    --exchange->tried_count;
+    if (still_there) return Attempt(exchange, endpoint, true);
+    return Dispatch(exchange);
   }
-  ReleaseUpstream(x, false);
-  if (failure.connect && TryAgain(x, failure)) return;
-  Answer(x, failure.status, failure.reason, failure.end, false);
+  ReleaseUpstream(exchange, false);
+  if (failure.connect && TryAgain(exchange, failure)) return;
+  Answer(exchange, failure.status, failure.reason, failure.end, false);
 }
 
-bool Worker::TryAgain(Exchange* x, const Failure& failure) {
-  AppState* const app = x->app;
-  if (x->retries >= options_.max_retries || !x->replayable) return false;
-  if (!x->retrying) {
+bool Worker::TryAgain(Exchange* exchange, const Failure& failure) {
+  AppState* const app = exchange->app;
+  if (exchange->retries >= options_.max_retries || !exchange->replayable)
+    return false;
+  if (!exchange->retrying) {
     const int budget =
         std::max(options_.retry_budget_min,
                  app->active * options_.retry_budget_percent / 100);
@@ -476,29 +497,30 @@ bool Worker::TryAgain(Exchange* x, const Failure& failure) {
   }
   Balanced* const choice = app->balancer.Pick(
       app->route->policy,
-      {x->tried.data(), static_cast<size_t>(x->tried_count)}, now_us_);
+      {exchange->tried.data(), static_cast<size_t>(exchange->tried_count)},
+      now_us_);
   if (choice == nullptr) return false;
   // The same endpoint again only helps if its failure was a passing one.
-  const auto tried_end = x->tried.begin() + x->tried_count;
+  const auto tried_end = exchange->tried.begin() + exchange->tried_count;
   if (failure.status != 504 ||
-      std::find(x->tried.begin(), tried_end, choice) == tried_end) {
-    if (!x->retrying) {
-      x->retrying = true;
+      std::find(exchange->tried.begin(), tried_end, choice) == tried_end) {
+    if (!exchange->retrying) {
+      exchange->retrying = true;
       ++app->retrying;
     }
-    ++x->retries;
+    ++exchange->retries;
     app->counters->retries.Add(1);
-    x->to_origin.Clear();
-    Attempt(x, static_cast<EndpointState*>(choice), false);
+    exchange->to_origin.Clear();
+    Attempt(exchange, static_cast<EndpointState*>(choice), false);
     return true;
   }
   return false;
 }
 
-void Worker::ReleaseUpstream(Exchange* x, bool reuse) {
-  UpstreamConnection* const upstream = x->upstream;
+void Worker::ReleaseUpstream(Exchange* exchange, bool reuse) {
+  UpstreamConnection* const upstream = exchange->upstream;
   if (upstream == nullptr) return;
-  x->upstream = nullptr;
+  exchange->upstream = nullptr;
   upstream->exchange = nullptr;
   EndpointState* const endpoint = upstream->endpoint;
   --endpoint->in_flight;
@@ -544,36 +566,39 @@ void Worker::CloseUpstream(UpstreamConnection* upstream) {
     CollectGarbage(upstream->app);
 }
 
-void Worker::StartTunnel(Exchange* x) {
-  ClientConnection* const client = x->client;
-  client->in.Consume(x->held);
-  x->held = 0;
+void Worker::StartTunnel(Exchange* exchange) {
+  ClientConnection* const client = exchange->client;
+  client->in.Consume(exchange->held);
+  exchange->held = 0;
   client->state = ClientState::kTunnel;
-  x->tunnel_expiring = x->up_ended = x->down_ended = false;
+  exchange->tunnel_expiring = exchange->up_ended = exchange->down_ended = false;
   ++tunnels_;
-  TimerWheel::Disarm(&x->upstream->timer);
-  client->readable = x->upstream->readable = true;
-  if (draining_ || !x->upstream->endpoint->accepts) ExpireTunnels();
-  PumpTunnel(x);
+  TimerWheel::Disarm(&exchange->upstream->timer);
+  client->readable = exchange->upstream->readable = true;
+  if (draining_ || !exchange->upstream->endpoint->accepts) ExpireTunnels();
+  PumpTunnel(exchange);
 }
 
-void Worker::PumpTunnel(Exchange* x) {
-  const bool open =
-      PumpOneWay(x->client, x->upstream, &x->bytes_in, &x->up_ended) &&
-      PumpOneWay(x->upstream, x->client, &x->bytes_out, &x->down_ended);
-  if (!open) return EndTunnel(x, "tunnel.reset");
-  if (x->up_ended && x->down_ended) return EndTunnel(x, "tunnel.closed");
-  if (!x->tunnel_expiring)
-    Arm(x->client, ClientTimer::kTunnel, options_.stream_idle_timeout_ms);
+void Worker::PumpTunnel(Exchange* exchange) {
+  const bool open = PumpOneWay(exchange->client, exchange->upstream,
+                               &exchange->bytes_in, &exchange->up_ended) &&
+                    PumpOneWay(exchange->upstream, exchange->client,
+                               &exchange->bytes_out, &exchange->down_ended);
+  if (!open) return EndTunnel(exchange, "tunnel.reset");
+  if (exchange->up_ended && exchange->down_ended)
+    return EndTunnel(exchange, "tunnel.closed");
+  if (!exchange->tunnel_expiring)
+    Arm(exchange->client, ClientTimer::kTunnel,
+        options_.stream_idle_timeout_ms);
 }
 
-void Worker::EndTunnel(Exchange* x, absl::string_view end) {
-  ClientConnection* const client = x->client;
+void Worker::EndTunnel(Exchange* exchange, absl::string_view end) {
+  ClientConnection* const client = exchange->client;
   --tunnels_;
-  x->end = end;
-  ReleaseUpstream(x, false);
-  RecordExchange(x);
-  EndExchange(x);
+  exchange->end = end;
+  ReleaseUpstream(exchange, false);
+  RecordExchange(exchange);
+  EndExchange(exchange);
   CloseClient(client, false);
 }
 
