@@ -14,7 +14,8 @@ pattern=${1:-}
 shift || true
 
 if [[ ${BUILD:-yes} == yes && -z ${MESH_BIN_DIR:-} ]]; then
-  (cd .. && bazel build --noshow_progress //integration_tests:harness)
+  (cd .. && bazel build --noshow_progress //services/... //tools/... \
+    //examples/... //integration_tests/...)
 fi
 
 export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$PWD

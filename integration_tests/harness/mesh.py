@@ -23,7 +23,6 @@ SLOT = contracts.enum("mycelium.fabric.v1.Slot.State")
 ENDPOINT = contracts.enum("mycelium.fabric.v1.Endpoint.State")
 NODE = contracts.enum("mycelium.fabric.v1.Node.State")
 ROUTE = contracts.enum("mycelium.edge.v1.RouteEndpoint.State")
-INSTANCE = contracts.enum("mycelium.agent.v1.Instance.State")
 
 _CHUNK_BYTES = 256 * 1024
 # Reconnects are as quick as a test wants them, and channels are not shared with
