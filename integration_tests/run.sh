@@ -16,6 +16,9 @@ shift || true
 if [[ ${BUILD:-yes} == yes && -z ${MESH_BIN_DIR:-} ]]; then
   (cd .. && bazel build --noshow_progress //services/... //tools/... \
     //examples/... //integration_tests/...)
+  # The symlink bazel-bin shows what was built last, in whatever configuration.
+  MESH_BIN_DIR=$(cd .. && bazel info bazel-bin 2>/dev/null)
+  export MESH_BIN_DIR
 fi
 
 export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$PWD
