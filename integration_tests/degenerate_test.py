@@ -81,7 +81,6 @@ class DiskTest(mesh.MeshTestCase):
         )
         the_mesh.services["fabric"].kill()
         the_mesh.services["fabric"].start()
-        the_mesh.services["fabric"].wait_serving()
         for name in ["first", *acknowledged, "after"]:
             the_mesh.fabric.GetPlan(app_name=name)
 
@@ -225,8 +224,6 @@ class OrderTest(mesh.MeshTestCase):
         the_mesh.start_edge()
         the_mesh.services["repo"].start()
         fabric.start()
-        fabric.wait_serving()
-        the_mesh.services["repo"].wait_serving()
 
         the_mesh.deploy(min=1)
 

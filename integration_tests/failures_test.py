@@ -201,7 +201,6 @@ class FabricTest(FailureTest):
         self.assertEqual(refused.code, "UNAVAILABLE", "new deploys: refused, clearly")
 
         the_mesh.services["fabric"].start()
-        the_mesh.services["fabric"].wait_serving()
         processes.wait_until(
             lambda: not the_mesh.edge().ListRoutes().HasField("staleness"),
             20,
@@ -242,7 +241,6 @@ class FabricTest(FailureTest):
             )
             fabric.kill()
             fabric.start()
-            fabric.wait_serving()
         for writer in writers:
             writer.stop()
 
@@ -332,7 +330,6 @@ class RepoTest(FailureTest):
         )
         self.assertEqual(the_mesh.get_json("/probe/")["version"], "old")
         the_mesh.services["repo"].start()
-        the_mesh.services["repo"].wait_serving()
         the_mesh.publish(newest)
         the_mesh.wait_routed("probe", 2, digest=newest.digest)
         self.assertEqual(the_mesh.get_json("/probe/")["version"], "newest")

@@ -65,6 +65,8 @@ class Service:
         )
         for listen, file in files.items():
             self.addresses[listen] = self.process.read_port_file(file)
+        if self._channel is not None:
+            self.wait_serving()
 
     @property
     def grpc_address(self):
@@ -80,9 +82,17 @@ class Service:
     def stub(self):
         return contracts.Stub(self.channel, self._service)
 
-    def wait_serving(self, timeout_s=processes.START_TIMEOUT_S):
-        """Waits until the channel is connected again after a restart."""
-        grpc.channel_ready_future(self.channel).result(timeout_s)
+    def wait_serving(self):
+        """Waits until calls reach the process, which may have been restarted.
+
+        A channel takes a while to see that the process before it is gone.
+        """
+        health = contracts.Stub(self.channel, HEALTH)
+        processes.wait_until(
+            lambda: not contracts.failure_of(health.Check, timeout=2),
+            processes.START_TIMEOUT_S,
+            f"{self.name} answers",
+        )
 
     def kill(self):
         self.process.kill()
