@@ -29,7 +29,7 @@ _CHUNK_BYTES = 256 * 1024
 # those of a process that was killed.
 _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 20),
-    ("grpc.min_reconnect_backoff_ms", 10_000),  # Of one attempt to connect.
+    ("grpc.min_reconnect_backoff_ms", 1_000),  # Of one attempt to connect.
     ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.max_receive_message_length", 8 << 20),
     ("grpc.use_local_subchannel_pool", 1),
@@ -89,7 +89,7 @@ class Service:
         """
         health = contracts.Stub(self.channel, HEALTH)
         processes.wait_until(
-            lambda: not contracts.failure_of(health.Check, timeout=2),
+            lambda: not contracts.failure_of(health.Check, timeout=0.5),
             processes.START_TIMEOUT_S,
             f"{self.name} answers",
         )
