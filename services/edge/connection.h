@@ -168,6 +168,7 @@ struct Exchange {
   ClientConnection* client = nullptr;
   UpstreamConnection* upstream = nullptr;
   AppState* app = nullptr;
+  std::shared_ptr<const Endpoint> endpoint;  // Of the last try.
 
   // Client to origin. The head stays at the front of the client's buffer
   // (`held` bytes) for as long as the request might be sent again.

@@ -4,8 +4,8 @@
 #include <sys/uio.h>
 
 #include <array>
-#include <cassert>
 #include <cstddef>
+#include <cstdlib>
 
 #include "absl/strings/string_view.h"
 
@@ -15,8 +15,9 @@ namespace mycelium::edge {
 // they are written. Not thread-safe.
 class IovecQueue {
  public:
-  // More than a head of kMaxFields fields can be cut into, and a piece of body.
-  static constexpr int kCapacity = 80;
+  // A head and a trailer section, each of the most fields that are taken and
+  // with every other field cut out, need 113.
+  static constexpr int kCapacity = 128;
 
   bool empty() const { return first_ == last_; }
   size_t bytes() const { return bytes_; }
@@ -37,7 +38,9 @@ class IovecQueue {
         return;
       }
     }
-    assert(last_ < kCapacity);
+    // Never so, by the bound above; but a lost process is better than memory
+    // that others own, written over.
+    if (last_ == kCapacity) std::abort();
     pieces_[last_++] = {const_cast<char*>(data), size};
   }
   void Add(absl::string_view text) { Add(text.data(), text.size()); }

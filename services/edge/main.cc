@@ -84,7 +84,7 @@ DEFINE_int32(upstream_idle_timeout_ms, 4'000,
 DEFINE_int32(drain_timeout_ms, 10'000,
              "for requests and tunnels to end, on SIGTERM");
 DEFINE_int32(max_head_bytes, 32 * 1024,
-             "of the head of a request or response, 1024 to 65535");
+             "of the head of a request or response, 1024 to 49152");
 DEFINE_int64(max_body_bytes, 0, "of a request's body; 0: any");
 DEFINE_int32(max_connections, 0,
              "of clients; 0: as many as there are descriptors for");
@@ -190,9 +190,9 @@ absl::StatusOr<Edge::Options> OptionsFromFlags(const std::string& edge_id) {
     }
     *count.option = count.flag;
   }
-  if (FLAGS_max_head_bytes < 1024 || FLAGS_max_head_bytes > 65535) {
+  if (FLAGS_max_head_bytes < 1024 || FLAGS_max_head_bytes > 49152) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "--max_head_bytes is ", FLAGS_max_head_bytes, "; want 1024 to 65535"));
+        "--max_head_bytes is ", FLAGS_max_head_bytes, "; want 1024 to 49152"));
   }
   worker.max_head_bytes = static_cast<uint32_t>(FLAGS_max_head_bytes);
   if (FLAGS_max_body_bytes < 0) {

@@ -67,7 +67,10 @@ Timer* TimerWheel::PopExpired(int64_t now_ms) {
           Unlink(timer);
           Link(timer);
         } else {
-          cursor_ = timer->next;  // Due in this slot, on a later turn.
+          // Due in this slot, on a later turn. An Arm() to an earlier time
+          // must see that it has to link the timer anew.
+          timer->linked_ms = timer->deadline_ms;
+          cursor_ = timer->next;
         }
       }
       if (head->next == head) used_[slot / 64] &= ~(uint64_t{1} << (slot % 64));

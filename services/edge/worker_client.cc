@@ -134,7 +134,9 @@ void Worker::OnClientEvent(ClientConnection* client, uint32_t events) {
     }
     if (!client->open || client->exchange != exchange) return;
   }
-  if (client->readable && !exchange->request_body.done()) {
+  // A turn may have ended with a piece still queued, even the last one.
+  if (!exchange->to_origin.empty() ||
+      (client->readable && !exchange->request_body.done())) {
     PumpRequest(exchange);
     if (!client->open || client->exchange != exchange) return;
   }
@@ -782,6 +784,7 @@ void Worker::EndExchange(Exchange* exchange) {
   exchange->client->exchange = nullptr;
   exchange->to_client.Clear();
   exchange->to_origin.Clear();
+  exchange->endpoint.reset();
   exchange_slab_.Give(exchange);
 }
 

@@ -47,18 +47,26 @@ void Worker::Attempt(Exchange* exchange, EndpointState* endpoint, bool fresh) {
   Failure failure;
   if (upstream == nullptr)
     upstream = Connect(exchange->app, endpoint, &failure);
-  if (upstream == nullptr) return FailAttempt(exchange, failure);
+  if (upstream == nullptr) {
+    if (failure.connect && endpoint->accepts) {
+      endpoint->counters->failures.Add(1);
+      exchange->app->balancer.OnFailure(endpoint, now_us_);
+      endpoint->counters->ejected.Set(endpoint->ejected ? 1 : 0);
+    }
+    return FailAttempt(exchange, failure);
+  }
 
   upstream->exchange = exchange;
   exchange->upstream = upstream;
   exchange->request_wrote = exchange->request_sent = exchange->first_byte =
-      false;
+      exchange->upload_failed = false;
   ++endpoint->in_flight;
   endpoint->peak = std::max(endpoint->peak, endpoint->in_flight);
   endpoint->counters->in_flight.Set(endpoint->in_flight);
   endpoint->counters->requests.Add(1);
   if (upstream->connecting) {
-    exchange->client->in.Settle(&blocks_);
+    // A queued piece of the body points into the buffer.
+    if (!exchange->piece_queued) exchange->client->in.Settle(&blocks_);
     Arm(upstream, UpstreamTimer::kConnect, options_.connect_timeout_ms);
     return;
   }
@@ -132,7 +140,10 @@ void Worker::SendRequest(Exchange* exchange) {
   rewrite.app = exchange->app->name;
   rewrite.request_id = exchange->request_id.view();
   rewrite.via = options_.via;
-  rewrite.authority = exchange->upstream->endpoint->endpoint->authority;
+  // What is queued may point into it until it is written, whatever becomes of
+  // the route meanwhile.
+  exchange->endpoint = exchange->upstream->endpoint->endpoint;
+  rewrite.authority = exchange->endpoint->authority;
   rewrite.trusted_peer = client->trusted;
   rewrite.forward_upgrade = exchange->upgrade_asked;
   exchange->to_origin.Clear();
@@ -232,7 +243,10 @@ void Worker::PumpResponse(Exchange* exchange) {
     if (!exchange->to_client.empty()) {
       const Io io = Flush(client, &exchange->to_client, &exchange->bytes_out);
       if (io == Io::kBlocked) {
-        if (upstream != nullptr) TimerWheel::Disarm(&upstream->timer);
+        // Until the final head is there, its time runs on.
+        if (upstream != nullptr && exchange->response_started) {
+          TimerWheel::Disarm(&upstream->timer);
+        }
         if (!exchange->half_closed) {
           Arm(client, ClientTimer::kStalled, options_.stream_idle_timeout_ms);
         }

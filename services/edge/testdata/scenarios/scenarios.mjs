@@ -356,6 +356,42 @@ scenario('T32 an origin that reads slowly costs bounded memory', async (t) => {
   c.socket.destroy();
 });
 
+scenario('a head and trailers with every other field cut out pass both ways', async (t) => {
+  const fields = (n) => 'a:\r\nte:\r\n'.repeat(n);
+  const message = `Transfer-Encoding: chunked\r\n${fields(48)}\r\n5\r\nhello\r\n0\r\n${fields(50)}\r\n`;
+  const o = await originFor(t, origin((c) => {
+    if (c.all.includes('\r\n0\r\n') && c.all.endsWith('\r\n\r\n')) {
+      c.socket.write(`HTTP/1.1 200 OK\r\n${message}`);
+    }
+  }));
+  const edge = await edgeFor(t, { app: [o.url] });
+  const c = await client(edge);
+  c.write(`POST /app/x HTTP/1.1\r\nHost: e.test\r\n${message}`);
+  await c.until(/\r\n0\r\n[^]*\r\n\r\n$/);
+  equal(c.statuses()[0], 200);
+  check(!/^te:/im.test(o.all), 'te was forwarded');
+  check(edge.exit === null, 'the edge has died');
+});
+
+scenario('uploads on a kept connection end, however they arrive', async (t) => {
+  const size = 564000;
+  let due = 0;
+  const o = await originFor(t, origin((c) => {
+    if (c.all.replace(/POST [^]*?\r\n\r\n/g, '').length === due) c.socket.write(OK);
+  }));
+  const edge = await edgeFor(t, { app: [o.url] }, '--workers=1');
+  const c = await client(edge);
+  for (let round = 1; round <= 8; ++round) {
+    due = round * size;
+    // What waits when the edge wakes is more than it takes in one turn.
+    process.kill(edge.pid, 'SIGSTOP');
+    c.write(post(`Content-Length: ${size}\r\n`, 'x'.repeat(size)));
+    await sleep(20);
+    process.kill(edge.pid, 'SIGCONT');
+    await until(() => c.statuses().length === round, `answer ${round}`);
+  }
+});
+
 scenario('T33 a chunked upload reaches the origin before it ends', async (t) => {
   const o = await originFor(t, origin((c) => { if (c.all.endsWith('0\r\n\r\n')) c.socket.write(OK); }));
   const edge = await edgeFor(t, { app: [o.url] });
