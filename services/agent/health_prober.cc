@@ -138,10 +138,6 @@ void SocketProber::Run() {
     const int wait_ms = static_cast<int>(
         std::max<int64_t>(0, absl::ToInt64Milliseconds(wait) + 1));
     const int count = epoll_wait(epoll_.get(), events, kMaxEvents, wait_ms);
-    {
-      MutexLock lock(mutex_);
-      if (stopping_) return;
-    }
     for (int i = 0; i < count; ++i) {
       const auto entry = exchanges_.find(events[i].data.fd);
       if (entry == exchanges_.end()) continue;
@@ -150,6 +146,9 @@ void SocketProber::Run() {
     }
     ExpireOld();
     TakeNew();
+    // After TakeNew(): it may have taken the very wake-up that says stop.
+    MutexLock lock(mutex_);
+    if (stopping_) return;
   }
 }
 

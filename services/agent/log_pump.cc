@@ -114,10 +114,6 @@ void LogPump::Run() {
   epoll_event events[kMaxEvents];
   while (true) {
     const int count = epoll_wait(epoll_.get(), events, kMaxEvents, -1);
-    {
-      MutexLock lock(mutex_);
-      if (stopping_ && finishing_.empty()) return;
-    }
     for (int i = 0; i < count; ++i) {
       if (events[i].data.fd == wake_.get()) continue;
       const auto pipe = pipes_.find(events[i].data.fd);
@@ -129,6 +125,9 @@ void LogPump::Run() {
       }
     }
     TakeCommands();
+    // After TakeCommands(): it may have taken the very wake-up that says stop.
+    MutexLock lock(mutex_);
+    if (stopping_ && finishing_.empty()) return;
   }
 }
 
