@@ -127,8 +127,9 @@ void Claimer::OnFailed(const std::string& key, const absl::Status& status) {
   const auto wait = waits_.find(key);
   if (wait == waits_.end()) return;
   const std::string reason = ReasonOf(status);
-  const bool limited =
-      reason == "BUDGET_EXCEEDED" || reason == "NODE_NOT_SCHEDULABLE";
+  const bool limited = reason == "BUDGET_EXCEEDED" ||
+                       reason == "NODE_NOT_SCHEDULABLE" ||
+                       reason == "SLOT_REFUSED";
   wait->second.taken = false;
   wait->second.not_before =
       clock_.Monotonic() + (limited ? kRetryLimited : kRetry);

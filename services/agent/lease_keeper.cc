@@ -40,12 +40,14 @@ void LeaseKeeper::OnLeaseNotFound(absl::string_view lease_id) {
   changed_.NotifyAll();
 }
 
+void LeaseKeeper::OnLeaving() {
+  MutexLock lock(mutex_);
+  stopping_ = true;
+  changed_.NotifyAll();
+}
+
 void LeaseKeeper::Stop() {
-  {
-    MutexLock lock(mutex_);
-    stopping_ = true;
-    changed_.NotifyAll();
-  }
+  OnLeaving();
   if (thread_.joinable()) thread_.join();
 }
 
@@ -79,6 +81,11 @@ bool LeaseKeeper::Join() {
       StoreLease();
       LOG(INFO) << "joined as node " << options_.node.node_id()
                 << (response->resumed() ? ", with the lease from before" : "");
+      {
+        // The lease may be the same one, resumed.
+        MutexLock lock(mutex_);
+        lost_lease_.clear();
+      }
       callbacks_.joined(*response);
       return true;
     }
@@ -87,7 +94,7 @@ bool LeaseKeeper::Join() {
       said = std::string(response.status().message());
       LOG(WARNING) << "cannot join the mesh yet: " << response.status();
     }
-    if (!Pause(retry)) return false;
+    if (!Pause(retry, /*until_lost=*/false)) return false;
     retry = std::min(retry * 2, kMaxRetry);
   }
 }
@@ -112,25 +119,29 @@ bool LeaseKeeper::Keep() {
       if (away) LOG(INFO) << "the fabric answers again";
       away = false;
       retry = kFirstRetry;
-      Pause(interval_);
+      Pause(interval_, /*until_lost=*/true);
       continue;
     }
     heartbeats = nullptr;
-    if (ReasonOf(response.status()) == "LEASE_NOT_FOUND") return true;
+    if (ReasonOf(response.status()) == "LEASE_NOT_FOUND") {
+      MutexLock lock(mutex_);
+      return !stopping_;
+    }
     if (!away) {
       away = true;
       LOG(WARNING) << "the fabric is away, instances run on: "
                    << response.status();
     }
-    Pause(retry);
+    Pause(retry, /*until_lost=*/true);
     retry = std::min(retry * 2, kMaxRetry);
   }
 }
 
-bool LeaseKeeper::Pause(absl::Duration time) {
+bool LeaseKeeper::Pause(absl::Duration time, bool until_lost) {
   const absl::Time until = absl::Now() + time;
   MutexLock lock(mutex_);
-  while (!stopping_ && (lost_lease_.empty() || lost_lease_ != lease_id_)) {
+  while (!stopping_ &&
+         !(until_lost && !lost_lease_.empty() && lost_lease_ == lease_id_)) {
     const absl::Duration left = until - absl::Now();
     if (left <= absl::ZeroDuration()) return true;
     changed_.WaitFor(mutex_, left);

@@ -43,6 +43,10 @@ class LeaseKeeper {
   // A call was told that `lease_id` has lapsed.
   void OnLeaseNotFound(absl::string_view lease_id);
 
+  // The node is about to leave the mesh: that its lease then ends is no reason
+  // to join again.
+  void OnLeaving();
+
   // Stops the heartbeats, for the end of the process.
   void Stop();
 
@@ -52,8 +56,9 @@ class LeaseKeeper {
   bool Join();
   // Sends heartbeats until the lease is lost (true) or it is to stop (false).
   bool Keep();
-  // False when stopping or when the lease was reported lost.
-  bool Pause(absl::Duration time);
+  // False when stopping. With `until_lost`, ends early when the lease is
+  // reported lost.
+  bool Pause(absl::Duration time, bool until_lost);
   void StoreLease();
 
   const Options options_;

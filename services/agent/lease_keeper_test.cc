@@ -52,7 +52,8 @@ class FakeFabric final : public FabricApi {
     changed_.NotifyAll();
     if (!join_error.ok()) return std::exchange(join_error, absl::OkStatus());
     fv1::JoinNodeResponse response;
-    response.set_lease_id(absl::StrCat("lease-", ++leases));
+    if (!resumes) ++leases;
+    response.set_lease_id(absl::StrCat("lease-", leases));
     response.mutable_heartbeat_interval()->set_nanos(50'000'000);
     return response;
   }
@@ -94,6 +95,8 @@ class FakeFabric final : public FabricApi {
 
   Mutex mutex_;
   CondVar changed_;
+  // Whether the lease from before is granted again.
+  bool resumes = false;
   int leases = 0;
   int beats = 0;
   absl::Status join_error;
@@ -200,6 +203,37 @@ TEST_F(LeaseKeeperTest, BelievesACallThatWasToldThatTheLeaseIsGone) {
   keeper_->OnLeaseNotFound("lease-1");
   WaitForBeats(2);
   WaitForLog("lease-1 lost lease-2 ");
+}
+
+TEST_F(LeaseKeeperTest, KeepsALeaseThatIsResumedAfterItWasReportedLost) {
+  Start();
+  WaitForLog("lease-1 ");
+  {
+    MutexLock lock(fabric_.mutex_);
+    fabric_.resumes = true;
+  }
+
+  keeper_->OnLeaseNotFound("lease-1");
+
+  WaitForLog("lease-1 lost lease-1 ");
+  WaitForBeats(3);
+  WaitForLog("lease-1 lost lease-1 ");
+}
+
+TEST_F(LeaseKeeperTest, DoesNotJoinAgainOnceItLeaves) {
+  Start();
+  WaitForLog("lease-1 ");
+  WaitForBeats(1);
+  keeper_->OnLeaving();
+  {
+    MutexLock lock(fabric_.mutex_);
+    fabric_.beat_error = LeaseNotFound();
+  }
+
+  keeper_->Stop();
+
+  WaitForLog("lease-1 ");
+  EXPECT_THAT(fabric_.joins, ::testing::SizeIs(1));
 }
 
 TEST_F(LeaseKeeperTest, NamesTheLeaseOfTheProcessBeforeIt) {

@@ -290,6 +290,7 @@ absl::Status Run() {
               },
           .lease_not_found =
               [&](const std::string& lease) { keeper->OnLeaseNotFound(lease); },
+          .leaving = [&] { keeper->OnLeaving(); },
           .random =
               [random] {
                 return std::uniform_real_distribution<double>()(*random);
@@ -303,6 +304,8 @@ absl::Status Run() {
   server_options.services = {{&service, v1::Agent::service_full_name()}};
   MYC_ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> server,
                        rpc::Server::Start(server_options));
+  // Before anything runs that a failure would have to stop.
+  MYC_RETURN_IF_ERROR(rpc::WritePortFile(FLAGS_port_file, server->address()));
 
   loop.Start([&] { supervisor->Tick(); },
              [&] { return supervisor->NextDue(); });
@@ -334,7 +337,6 @@ absl::Status Run() {
         loop.Post(
             [&, update = std::move(update)] { supervisor->OnNodes(update); });
       });
-  MYC_RETURN_IF_ERROR(rpc::WritePortFile(FLAGS_port_file, server->address()));
   LOG(INFO) << "agent " << kVersion << " of node " << node_id << " serves at "
             << server->address() << ", capacity " << capacity.ToString();
 
@@ -355,6 +357,8 @@ absl::Status Run() {
     // not to be had.
     LOG(ERROR) << "not everything stopped within --shutdown_grace_s="
                << FLAGS_shutdown_grace_s << "; killing the rest";
+    // It uses the launcher.
+    loop.Stop();
     launcher.reset();
     _exit(1);
   }

@@ -87,8 +87,9 @@ absl::StatusOr<CachedSpore> SporeCache::Get(const std::string& digest) {
   trust_.Current();
   {
     MutexLock lock(mutex_);
+    // What is not busy may be evicted during the wait.
+    while (entries_[digest].busy) idle_.Wait(mutex_);
     Entry& entry = entries_[digest];
-    while (entry.busy) idle_.Wait(mutex_);
     const absl::Time now = clock_.Now();
     entry.last_use = now;
     if (entry.accepted.has_value() &&

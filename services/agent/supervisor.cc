@@ -23,6 +23,8 @@ constexpr absl::string_view kErrorDomain = "agent.mycelium";
 constexpr absl::string_view kRecordSuffix = ".instance";
 constexpr absl::Duration kKeepStopped = absl::Hours(24);
 constexpr size_t kMaxStopped = 2000;
+// Calls that wait for one instance.
+constexpr size_t kMaxWaiters = 64;
 constexpr absl::Duration kHousekeeping = absl::Seconds(2);
 constexpr absl::Duration kPrune = absl::Minutes(1);
 
@@ -109,6 +111,8 @@ void Supervisor::Tick() {
     next_housekeeping_ = now + kHousekeeping;
     CheckTrust();
     PruneOld();
+    // Those whose release has failed.
+    ReleaseUnknownClaims();
     if (needed_changed_) UpdateNeeded();
   }
   if (now >= next_prune_) {
@@ -228,6 +232,8 @@ void Supervisor::Advance(Held& held) {
 }
 
 void Supervisor::Pull(Held& held) {
+  // Or else the cache makes room by evicting what is wanted next.
+  if (needed_changed_) UpdateNeeded();
   held.pulling = true;
   held.machine.OnPullBegun();
   auto spore = std::make_shared<absl::StatusOr<CachedSpore>>(
@@ -548,6 +554,11 @@ void Supervisor::AskTo(absl::string_view instance_id,
                    "INSTANCE_STOPPED",
                    absl::StrCat("instance ", Quoted(instance_id),
                                 " has already stopped")));
+    return;
+  }
+  if (held.waiters.size() >= kMaxWaiters) {
+    done(MakeError(absl::StatusCode::kResourceExhausted, kErrorDomain,
+                   "OVERLOADED", "too many calls wait for this instance"));
     return;
   }
   StopRequest request =

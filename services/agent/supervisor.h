@@ -78,6 +78,8 @@ class Supervisor {
     std::function<int64_t()> trust_generation;
     // A call was told that a lease has lapsed.
     std::function<void(const std::string&)> lease_not_found;
+    // The node is about to leave the mesh. Called on any thread.
+    std::function<void()> leaving;
     // Uniform numbers in [0, 1).
     std::function<double()> random;
   };
@@ -171,7 +173,8 @@ class Supervisor {
 
   void ClaimSlots();
   void Claim(const fabric::v1::Slot& slot);
-  void OnClaimed(const std::string& id,
+  // `lease` is the one that the slot was claimed with.
+  void OnClaimed(const std::string& id, const std::string& lease,
                  const absl::StatusOr<fabric::v1::ClaimSlotResponse>& response);
   void Reclaim(Held& held);
   void ReleaseUnknownClaims();

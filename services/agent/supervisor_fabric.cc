@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "glog/logging.h"
 #include "lib/base/error.h"
@@ -68,6 +69,25 @@ fabric::v1::Endpoint::State EndpointStateOf(
 void SetDuration(absl::Duration duration, google::protobuf::Duration* proto) {
   proto->set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &duration));
   proto->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(duration)));
+}
+
+// Whether a call that ended so may have been carried out.
+bool OutcomeUnknown(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
+         absl::IsCancelled(status) || absl::IsUnknown(status);
+}
+
+// `text` as the fabric takes it: not too long, and without control characters
+// other than tabs and line ends.
+std::string MessageText(absl::string_view text) {
+  std::string message = ToValidUtf8(text.substr(0, kMaxMessageBytes));
+  for (char& c : message) {
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c)) && c != '\t' &&
+        c != '\n') {
+      c = '?';
+    }
+  }
+  return message;
 }
 
 // `app` cut so that with a dash and `suffix` it makes a valid id.
@@ -162,11 +182,13 @@ void Supervisor::Claim(const fabric::v1::Slot& slot) {
       [response, request, fabric = parts_.fabric] {
         *response = fabric->ClaimSlot(request);
       },
-      [this, response, id] { OnClaimed(id, *response); });
+      [this, response, id, lease = lease_id_] {
+        OnClaimed(id, lease, *response);
+      });
 }
 
 void Supervisor::OnClaimed(
-    const std::string& id,
+    const std::string& id, const std::string& lease,
     const absl::StatusOr<fabric::v1::ClaimSlotResponse>& response) {
   const auto entry = held_.find(id);
   if (entry == held_.end()) return;
@@ -174,8 +196,10 @@ void Supervisor::OnClaimed(
   held.calling = false;
   if (!response.ok()) {
     VLOG(1) << "did not get slot " << held.key << ": " << response.status();
-    if (ReasonOf(response.status()) == "LEASE_NOT_FOUND") {
-      parts_.lease_not_found(lease_id_);
+    // The lease that the answer is about may have been replaced meanwhile.
+    if (ReasonOf(response.status()) == "LEASE_NOT_FOUND" &&
+        lease == lease_id_) {
+      parts_.lease_not_found(lease);
     }
     claimer_.OnFailed(held.key, response.status());
     ledger_.Release(id);
@@ -286,6 +310,12 @@ void Supervisor::CompareWithSlot(Held& held, const std::string& epoch,
   if (!slot->has_stop_timeout()) held.slot.clear_stop_timeout();
   held.slot.set_surplus(slot->surplus());
   if (slot->claim_revision() == 0) {
+    if (held.machine.refused()) {
+      // Another node may run what this one does not.
+      held.claim = Held::Claim::kLost;
+      RequestStop(held, "REOFFERED", "the slot is offered to other nodes");
+      return;
+    }
     if (held.claim == Held::Claim::kHeld && !held.machine.stopping()) {
       held.claim = Held::Claim::kLapsed;
     }
@@ -386,7 +416,17 @@ bool Supervisor::SyncEndpoint(Held& held) {
           return fabric->RegisterEndpoint(request);
         },
         [state, url = held.url](Held& registered, const absl::Status& status) {
-          if (!status.ok()) return;
+          if (!status.ok()) {
+            if (OutcomeUnknown(status)) {
+              // The fabric may have it, so a stop has to drain it. No URL is
+              // the right one: it is registered again.
+              registered.endpoint_known = true;
+              registered.endpoint_state =
+                  fabric::v1::Endpoint::STATE_UNSPECIFIED;
+              registered.endpoint_url.clear();
+            }
+            return;
+          }
           registered.endpoint_known = true;
           registered.endpoint_state = state;
           registered.endpoint_url = url;
@@ -437,8 +477,7 @@ bool Supervisor::SyncSlot(Held& held) {
   request.set_claim_revision(held.claim_revision);
   request.set_state(state);
   request.set_reason(machine.reason().substr(0, kMaxReasonBytes));
-  request.set_message(
-      ToValidUtf8(machine.message().substr(0, kMaxMessageBytes)));
+  request.set_message(MessageText(machine.message()));
   request.set_restarts(machine.restarts());
   if (const std::optional<absl::Time> until = machine.until()) {
     request.mutable_until_time()->set_seconds(absl::ToUnixSeconds(*until));
@@ -614,7 +653,7 @@ void Supervisor::AddEvent(const Held& held, absl::string_view type,
   event.set_app_name(held.slot.app_name());
   event.set_node_id(options_.node_id);
   event.set_instance_id(held.id);
-  event.set_message(ToValidUtf8(message.substr(0, kMaxMessageBytes)));
+  event.set_message(MessageText(message));
   for (const auto& [name, value] : details) {
     (*event.mutable_details())[name] =
         ToValidUtf8(value.substr(0, kMaxDetailBytes));
@@ -674,7 +713,8 @@ void Supervisor::FinishShutdown() {
   request.set_node_id(options_.node_id);
   request.set_lease_id(lease_id_);
   parts_.calls->Run(
-      [request, events = events_, fabric = parts_.fabric] {
+      [request, events = events_, fabric = parts_.fabric,
+       leaving = parts_.leaving] {
         fabric::v1::RecordEventsRequest last;
         for (const fabric::v1::Event& event : events) {
           if (last.events_size() < kEventsPerCall) *last.add_events() = event;
@@ -682,6 +722,7 @@ void Supervisor::FinishShutdown() {
         if (last.events_size() > 0) {
           fabric->RecordEvents(last).IgnoreError();
         }
+        leaving();
         const absl::Status status = fabric->LeaveNode(request);
         if (!status.ok()) LOG(WARNING) << "cannot leave the mesh: " << status;
       },

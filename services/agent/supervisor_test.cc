@@ -109,7 +109,7 @@ class FakeFabric final : public FabricApi {
     if (away) return Away();
     ++registrations;
     endpoints[request.endpoint().instance_id()] = request.endpoint();
-    return absl::OkStatus();
+    return register_result;
   }
   absl::Status UpdateEndpoint(
       const fv1::UpdateEndpointRequest& request) override {
@@ -154,6 +154,8 @@ class FakeFabric final : public FabricApi {
   bool away = false;
   bool left = false;
   absl::Status claim_error;
+  // What a registration that was carried out is answered with.
+  absl::Status register_result;
   int64_t revision = 100;
   int registrations = 0;
   std::map<std::string, fv1::Slot> slots;
@@ -254,6 +256,7 @@ class SupervisorTest : public ::testing::Test {
                 },
             .lease_not_found =
                 [this](const std::string& lease) { lost_lease_ = lease; },
+            .leaving = [this] { EXPECT_FALSE(fabric_.left); },
             .random = [] { return 0.5; }});
   }
 
@@ -452,6 +455,27 @@ TEST_F(SupervisorTest, RefusesASporeAndNamesTheCheckThatFailed) {
   EXPECT_THAT(fabric_.events.back().message(), HasSubstr("E_REVOKED: "));
 }
 
+TEST_F(SupervisorTest, GivesUpARefusedSlotThatIsOfferedToOthers) {
+  crypto::TrustStore trust = spore::TestTrust();
+  ASSERT_TRUE(trust.RevokeSpore(digest_).ok());
+  WriteTrust(trust);
+  Want();
+  Join();
+  ASSERT_EQ(Running().state(), v1::Instance::STATE_REFUSED);
+  fabric_.claim_error =
+      Error(absl::StatusCode::kFailedPrecondition, "SLOT_REFUSED");
+  TheSlot().clear_node_id();
+  TheSlot().clear_instance_id();
+  TheSlot().clear_claim_revision();
+  TheSlot().set_revision(++fabric_.revision);
+
+  SendSlots("epoch-1", false);
+
+  ASSERT_THAT(supervisor_->List(""), SizeIs(1));
+  EXPECT_EQ(supervisor_->List("")[0].state(), v1::Instance::STATE_STOPPED);
+  EXPECT_EQ(supervisor_->List("")[0].reason(), "REOFFERED");
+}
+
 TEST_F(SupervisorTest, VerifiesARefusedSporeAgainWhenTheTrustChanges) {
   crypto::TrustStore nobody;
   WriteTrust(nobody);
@@ -582,6 +606,32 @@ TEST_F(SupervisorTest, StopsASurplusInstanceOnlyWhenTheEdgesAreDone) {
   EXPECT_EQ(supervisor_->List("")[0].state(), v1::Instance::STATE_STOPPED);
 }
 
+TEST_F(SupervisorTest, DrainsAnEndpointWhoseRegistrationWasNotAnswered) {
+  fabric_.register_result = absl::DeadlineExceededError("no answer");
+  RunOne();
+  const std::string id = Running().instance_id();
+  ASSERT_EQ(fabric_.registrations, 1);
+
+  TheSlot().set_surplus(true);
+  SendSlots("epoch-1", false);
+  Advance(absl::Seconds(1));
+
+  EXPECT_EQ(fabric_.endpoints[id].state(), fv1::Endpoint::STATE_DRAINING);
+  EXPECT_THAT(launcher_.terminated, IsEmpty());
+}
+
+TEST_F(SupervisorTest, RegistersAgainWhatWasNotAnswered) {
+  fabric_.register_result = absl::DeadlineExceededError("no answer");
+  RunOne();
+  ASSERT_EQ(fabric_.registrations, 1);
+  fabric_.register_result = absl::OkStatus();
+
+  Advance(absl::Milliseconds(100));
+  Advance(absl::Seconds(10));
+
+  EXPECT_EQ(fabric_.registrations, 2);
+}
+
 TEST_F(SupervisorTest, StopsAtTheDrainTimeoutWhileTheFabricIsAway) {
   Want();
   TheSlot().mutable_drain_timeout()->set_seconds(3);
@@ -707,6 +757,30 @@ TEST_F(SupervisorTest, TellsTheKeeperThatTheLeaseIsGone) {
   EXPECT_EQ(lost_lease_, "lease-1");
 }
 
+TEST_F(SupervisorTest, DoesNotBlameANewLeaseForAClaimWithTheOldOne) {
+  Want();
+  fv1::JoinNodeResponse first;
+  first.set_lease_id("lease-1");
+  supervisor_->OnJoined(first);
+  calls_.RunAll();
+  fabric_client::WatchUpdate<fv1::Slot> update;
+  update.epoch = "epoch-1";
+  update.revision = ++fabric_.revision;
+  update.reset = true;
+  update.puts = {TheSlot()};
+  supervisor_->OnSlots(update);
+  supervisor_->Tick();
+  ASSERT_THAT(calls_.jobs, SizeIs(1)) << "the claim";
+  fabric_.claim_error = Error(absl::StatusCode::kNotFound, "LEASE_NOT_FOUND");
+
+  fv1::JoinNodeResponse second;
+  second.set_lease_id("lease-2");
+  supervisor_->OnJoined(second);
+  calls_.RunAll();
+
+  EXPECT_EQ(lost_lease_, "");
+}
+
 TEST_F(SupervisorTest, StopsOnRequestAndGivesTheSlotBack) {
   RunOne();
   const std::string id = Running().instance_id();
@@ -788,6 +862,7 @@ TEST_F(SupervisorTest, ListsWhatAnAgentBeforeItHasLeftAsStopped) {
                    .post = [](const std::function<void()>&) {},
                    .trust_generation = [] { return 1; },
                    .lease_not_found = [](const std::string&) {},
+                   .leaving = [] {},
                    .random = [] { return 0.5; }});
 
   next.LoadRecords();
