@@ -193,7 +193,19 @@ void EdgeRegistry::Reset(const StoreSnapshot& snapshot) {
 
 void EdgeRegistry::Apply(const Batch& batch) {
   MutexLock lock(mutex_);
-  for (const Change& change : batch.changes) Put(change.key(), change.entry);
+  for (const Change& change : batch.changes) {
+    const absl::string_view key = change.key();
+    if (change.deleted() && absl::StartsWith(key, kEdges)) {
+      // The end of an older registration says nothing about the stream that
+      // Open() has put in its place already.
+      const auto it = edges_.find(key.substr(kEdges.size()));
+      if (it != edges_.end() && it->second.reporter != kNoLease &&
+          it->second.reporter != change.previous->lease) {
+        continue;
+      }
+    }
+    Put(change.key(), change.entry);
+  }
 }
 
 void EdgeRegistry::Put(const std::string& key, const EntryPtr& entry) {

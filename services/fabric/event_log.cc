@@ -173,13 +173,16 @@ absl::Status EventLog::Trim() {
       store_.Range(RangeRequest::Prefix(kEvents));
   if (!range.ok()) return FromStore(range.status());
   if (range->entries.size() < kKept + kSlack) return absl::OkStatus();
-  TxnRequest txn;
   const size_t surplus = range->entries.size() - kKept;
-  for (size_t i = 0; i < std::min<size_t>(surplus, 2 * kSlack); ++i) {
-    txn.then_ops.push_back(Op::Delete(range->entries[i]->key));
+  for (size_t i = 0; i < surplus;) {
+    TxnRequest txn;
+    for (const size_t end = std::min(surplus, i + 2 * kSlack); i < end; ++i) {
+      txn.then_ops.push_back(Op::Delete(range->entries[i]->key));
+    }
+    const absl::StatusOr<TxnResponse> response = store_.Txn(std::move(txn));
+    if (!response.ok()) return FromStore(response.status());
   }
-  const absl::StatusOr<TxnResponse> response = store_.Txn(std::move(txn));
-  return response.ok() ? absl::OkStatus() : FromStore(response.status());
+  return absl::OkStatus();
 }
 
 }  // namespace mycelium::fabric

@@ -702,6 +702,27 @@ TEST_F(FabricCoreTest, ARollingUpdateGoesThroughWithoutLosingAnInstance) {
   }
 }
 
+TEST_F(FabricCoreTest, AnAppOfTheLargestSizeThatWaitsTakesANewPlan) {
+  constexpr int kCount = 1000;
+  ASSERT_TRUE(Put(PlanRequest("billing", kCount, kCount)).ok());
+  fabric_->Settle();
+  ASSERT_TRUE(Put(PlanRequest("billing", kCount, kCount, 'b')).ok());
+  fabric_->Settle();
+
+  const auto stored = store_->Range(RangeRequest::Prefix(kSlots));
+  ASSERT_TRUE(stored.ok()) << stored.status();
+  ASSERT_THAT(stored->entries, SizeIs(kCount));
+  for (const auto& entry : stored->entries) {
+    v1::Slot slot;
+    ASSERT_TRUE(slot.ParseFromString(entry->value));
+    EXPECT_EQ(slot.digest(), Digest('b'));
+    EXPECT_EQ(slot.generation(), 2);
+  }
+  // More than one transaction can take, so each tells of its own part.
+  const std::vector<std::string> types = EventTypes();
+  EXPECT_GE(std::count(types.begin(), types.end(), "SLOTS_CHANGED"), 3);
+}
+
 // --- Nodes and leases --------------------------------------------------------
 
 TEST_F(FabricCoreTest, ASilentNodeIsSuspectThenLostWithAllThatItHeld) {
@@ -965,6 +986,17 @@ TEST_F(FabricCoreTest, ANewStreamOfAnEdgeTakesOverFromTheOldOne) {
   EXPECT_THAT(fabric_->edges().List({})->edges(), IsEmpty());
 }
 
+TEST_F(FabricCoreTest, TheLateEndOfAnEdgesOldLeaseLeavesItsNewStream) {
+  const Instance instance = RunOne("billing");
+  OpenEdge("e1", store_->Revision());
+  // The lease lapses, which nobody has looked at when the edge comes back.
+  clock_.Advance(EdgeRegistry::kLeaseTtl + absl::Seconds(1));
+  ASSERT_TRUE(store_->Tick().ok());
+  const LeaseId again = OpenEdge("e1", store_->Revision());
+
+  EXPECT_TRUE(ReportLoad("e1", again, instance.endpoint, 1, 0).ok());
+}
+
 TEST_F(FabricCoreTest, AfterARestartADrainStillWaitsForTheEdgesOfBefore) {
   const Instance instance = RunOne("billing");
   const LeaseId edge = OpenEdge("e1", store_->Revision());
@@ -1053,7 +1085,7 @@ TEST_F(FabricCoreTest, RefusesWrongEventsWhole) {
 TEST_F(FabricCoreTest, KeepsTheLastTenThousandEvents) {
   v1::RecordEventsRequest request;
   for (int i = 0; i < 100; ++i) request.add_events()->set_type("TEST");
-  for (int i = 0; i < 115; ++i) {
+  for (int i = 0; i < 150; ++i) {
     ASSERT_TRUE(Record(fabric_->events(), request).ok());
   }
 

@@ -67,14 +67,19 @@ void NodeLedger::Apply(const Batch& batch) {
 void NodeLedger::Put(const std::string& key, const EntryPtr& entry) {
   const absl::string_view text = key;
   if (absl::StartsWith(text, kNodes)) {
-    nodes_[std::string(text.substr(kNodes.size()))].record = entry;
+    const std::string node(text.substr(kNodes.size()));
+    nodes_[node].record = entry;
+    EraseIfEmpty(node);
   } else if (absl::StartsWith(text, kAlive)) {
-    nodes_[std::string(text.substr(kAlive.size()))].alive = entry;
+    const std::string node(text.substr(kAlive.size()));
+    nodes_[node].alive = entry;
+    EraseIfEmpty(node);
   } else if (absl::StartsWith(text, kClaims)) {
     const std::string name(text.substr(kClaims.size()));
     const auto it = claims_.find(name);
     if (it != claims_.end()) {
       nodes_[it->second.node].reserved -= it->second.reserved;
+      EraseIfEmpty(it->second.node);
       claims_.erase(it);
     }
     if (entry != nullptr) {
@@ -89,6 +94,16 @@ void NodeLedger::Put(const std::string& key, const EntryPtr& entry) {
     return;
   }
   shared_.reset();
+}
+
+void NodeLedger::EraseIfEmpty(const std::string& node) {
+  const auto it = nodes_.find(node);
+  if (it == nodes_.end()) return;
+  const NodeState& state = it->second;
+  if (state.record == nullptr && state.alive == nullptr &&
+      state.reserved.cpu_milli == 0 && state.reserved.memory_mb == 0) {
+    nodes_.erase(it);
+  }
 }
 
 }  // namespace mycelium::fabric

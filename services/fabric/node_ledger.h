@@ -47,6 +47,9 @@ class NodeLedger final : public ChangeConsumer {
 
   void Put(const std::string& key, const EntryPtr& entry)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Forgets a node of which nothing is stored any more.
+  void EraseIfEmpty(const std::string& node)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Mutex mutex_;
   std::map<std::string, NodeState, std::less<>> nodes_ ABSL_GUARDED_BY(mutex_);

@@ -21,6 +21,10 @@ namespace {
 
 constexpr absl::Duration kRetryAfterError = absl::Seconds(1);
 
+// Compares and writes after which a transaction is cut short, so that what is
+// added to it at last still fits into what a store takes.
+constexpr size_t kFullTxn = 3500;
+
 // What a plan says about a slot of its generation, beside its identity.
 void ApplyPlan(const v1::Plan& plan, bool claimed, v1::Slot* slot) {
   slot->set_digest(plan.digest());
@@ -266,21 +270,37 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
     txn.compares.push_back(Compare::ModRevision(
         KeyOf(kSlots, name), RevisionOf(known.find(name)->second.entry)));
   };
+  // A large app is brought to its plan in several transactions; those to come
+  // see what this one did. A reoffer is also told.
+  size_t reoffered = 0;
+  bool cut = false;
+  const auto full = [&] {
+    cut = cut ||
+          txn.compares.size() + txn.then_ops.size() + reoffered >= kFullTxn;
+    return cut;
+  };
+  size_t removed = 0;
   for (const SlotRef& ref : decision.remove) {
+    if (full()) break;
     const std::string name = NameOf(app, ref);
     expect(name);
     txn.compares.push_back(Compare::Absent(KeyOf(kClaims, name)));
     txn.then_ops.push_back(Op::Delete(KeyOf(kSlots, name)));
     written.insert(name);
+    ++removed;
   }
+  size_t drained = 0;
   for (const SlotRef& ref : decision.mark_surplus) {
+    if (full()) break;
     const std::string name = NameOf(app, ref);
     expect(name);
     v1::Slot slot = known[name].spec;
     slot.set_surplus(true);
     put(name, slot);
+    ++drained;
   }
   for (const Reoffer& reoffer : decision.reoffer) {
+    if (full()) break;
     const std::string name = NameOf(app, reoffer.slot);
     Known& slot = known[name];
     expect(name);
@@ -294,6 +314,7 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
     }
     *slot.spec.mutable_since_time() = FromTime(input.now);
     put(name, slot.spec);
+    ++reoffered;
   }
   const auto explain = [&](const PendingReason& reason, absl::Time since,
                            v1::Slot* slot) {
@@ -301,7 +322,9 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
     slot->set_message(reason.message);
     *slot->mutable_since_time() = FromTime(since);
   };
+  size_t created_count = 0;
   for (const PendingReason& created : decision.create) {
+    if (full()) break;
     const std::string name = NameOf(app, created.slot);
     v1::Slot slot;
     slot.set_app_name(app);
@@ -311,10 +334,12 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
     explain(created, input.now, &slot);
     txn.compares.push_back(Compare::Absent(KeyOf(kSlots, name)));
     put(name, slot);
+    ++created_count;
   }
   for (const PendingReason& reason : decision.reasons) {
     const std::string name = NameOf(app, reason.slot);
     if (written.contains(name)) continue;
+    if (full()) break;
     expect(name);
     txn.compares.push_back(Compare::Absent(KeyOf(kClaims, name)));
     v1::Slot slot = known[name].spec;
@@ -328,6 +353,7 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
   }
   for (const auto& [name, slot] : known) {
     if (!slot.outdated || written.contains(name)) continue;
+    if (full()) break;
     expect(name);
     put(name, slot.spec);
   }
@@ -347,27 +373,26 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
     event.set_message(std::move(message));
     txn.then_ops.push_back(events_.Record(type, severity, std::move(event)));
   };
-  if (decision.bound_by != bound_by && !decision.bound_by.empty()) {
+  if (!cut && decision.bound_by != bound_by && !decision.bound_by.empty()) {
     tell("BUDGET_BINDS", v1::Event::SEVERITY_WARNING,
          absl::StrCat("the budget (", decision.bound_by, ") allows ",
                       decision.wanted, " instances, fewer than the ",
                       input.plan->count(), " that are wanted"));
   }
-  if (decision.in_place_because != in_place &&
+  if (!cut && decision.in_place_because != in_place &&
       !decision.in_place_because.empty()) {
     tell("REPLACING_IN_PLACE", v1::Event::SEVERITY_WARNING,
          absl::StrCat("old instances are stopped before new ones start: ",
                       decision.in_place_because));
   }
-  if (!decision.create.empty() || !decision.mark_surplus.empty() ||
-      !decision.remove.empty()) {
+  if (created_count + drained + removed > 0) {
     tell("SLOTS_CHANGED", v1::Event::SEVERITY_INFO,
-         absl::StrCat(decision.wanted,
-                      " instances are wanted: ", decision.create.size(),
-                      " slots created, ", decision.mark_surplus.size(),
-                      " to be drained, ", decision.remove.size(), " removed"));
+         absl::StrCat(decision.wanted, " instances are wanted: ", created_count,
+                      " slots created, ", drained, " to be drained, ", removed,
+                      " removed"));
   }
-  for (const Reoffer& reoffer : decision.reoffer) {
+  for (size_t i = 0; i < reoffered; ++i) {
+    const Reoffer& reoffer = decision.reoffer[i];
     tell(
         "SLOT_REOFFERED", v1::Event::SEVERITY_WARNING,
         absl::StrCat("slot ", reoffer.slot.index, " of generation ",
@@ -388,14 +413,15 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
 
   MutexLock lock(mutex_);
   App& state = apps_[app];
+  for (const auto* reasons : {&decision.create, &decision.reasons}) {
+    for (const PendingReason& reason : *reasons) {
+      const std::string name = NameOf(app, reason.slot);
+      if (written.contains(name)) state.reason_times[name] = input.now;
+    }
+  }
+  if (cut) return false;
   state.bound_by = decision.bound_by;
   state.in_place_because = decision.in_place_because;
-  for (const PendingReason& reason : decision.create) {
-    state.reason_times[NameOf(app, reason.slot)] = input.now;
-  }
-  for (const PendingReason& reason : decision.reasons) {
-    state.reason_times[NameOf(app, reason.slot)] = input.now;
-  }
   const auto gone = [&](const auto& entry) {
     return known.find(entry.first) == known.end() &&
            !written.contains(entry.first);

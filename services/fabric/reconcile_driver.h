@@ -70,7 +70,8 @@ class ReconcileDriver final : public ChangeConsumer {
   void MakeDue(absl::string_view app, absl::Duration at)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MakePendingDue(absl::Duration at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Looks at one app and writes. False: what it read changed meanwhile.
+  // Looks at one app and writes. False: it must look again, since what it read
+  // changed meanwhile or since not all fitted into one transaction.
   absl::StatusOr<bool> ReconcileApp(const std::string& app);
 
   Store& store_;

@@ -19,6 +19,9 @@ constexpr int64_t kSnapshotReuse = 1'000;
 // Nor is it kept for longer: it costs as much memory as the state.
 constexpr absl::Duration kSnapshotKept = absl::Seconds(5);
 
+// How many composed messages are kept for other readers while nothing changes.
+constexpr size_t kMaxComposed = 64;
+
 // What a record costs beside its bytes.
 constexpr size_t kDeltaOverhead = 128;
 
@@ -376,6 +379,7 @@ bool WatchHub::Compose(int64_t from, const std::string& app,
   if (!records.empty()) {
     composed->message = Message(composed->to, v1::WATCH_KIND_CHANGE, records);
   }
+  if (composed_.size() >= kMaxComposed) composed_.clear();
   composed_.emplace(key, *composed);
   return true;
 }
