@@ -421,11 +421,11 @@ absl::Status SporeStore::Publish(const std::string& digest, IncomingFile file,
   }
 
   const std::string shard = ShardOf(digest);
-  if (mkdir(shard.c_str(), 0755) == 0) {
-    MYC_RETURN_IF_ERROR(SyncDirectory(JoinPath(options_.data_dir, "spores")));
-  } else if (errno != EEXIST) {
+  if (mkdir(shard.c_str(), 0755) != 0 && errno != EEXIST) {
     return ErrnoStatus(errno, absl::StrCat("cannot make directory ", shard));
   }
+  // Also if it exists: who made it may not have come to this yet.
+  MYC_RETURN_IF_ERROR(SyncDirectory(JoinPath(options_.data_dir, "spores")));
   // The information first: alone it is nothing, and removed at the next start.
   const std::string info_path = PathOf(digest, kInfoSuffix);
   const std::string spore_path = PathOf(digest, kSporeSuffix);
@@ -554,7 +554,7 @@ absl::StatusOr<int64_t> SporeStore::DeleteIf(const std::string& digest,
                                              absl::Time not_put_after) {
   MYC_RETURN_IF_ERROR(CheckDigest(digest));
   const DigestLock digest_lock(*this, digest);
-  int64_t size_bytes = 0;
+  Entry entry;
   {
     MutexLock lock(mutex_);
     const auto it = entries_.find(digest);
@@ -563,15 +563,19 @@ absl::StatusOr<int64_t> SporeStore::DeleteIf(const std::string& digest,
       return absl::FailedPreconditionError(
           absl::StrCat("spore ", digest, " was put again"));
     }
-    size_bytes = it->second.stored.spore().size_bytes();
+    // At once, so that no Put is told that a spore is there which goes.
+    entry = std::move(it->second);
+    entries_.erase(it);
   }
+  const int64_t size_bytes = entry.stored.spore().size_bytes();
   if (unlink(PathOf(digest, kSporeSuffix).c_str()) != 0 && errno != ENOENT) {
+    const int error = errno;
+    {
+      MutexLock lock(mutex_);
+      entries_[digest] = std::move(entry);
+    }
     return StorageError(
-        ErrnoStatus(errno, absl::StrCat("cannot delete spore ", digest)));
-  }
-  {
-    MutexLock lock(mutex_);
-    entries_.erase(digest);
+        ErrnoStatus(error, absl::StrCat("cannot delete spore ", digest)));
   }
   unlink(PathOf(digest, kInfoSuffix).c_str());
   MYC_RETURN_IF_ERROR(StorageError(SyncDirectory(ShardOf(digest))));
