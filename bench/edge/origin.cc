@@ -5,7 +5,6 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -13,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -46,8 +46,8 @@ std::string Response(size_t size) {
 struct Answers {
   std::string small = Response(20);
   std::string k1 = Response(1024);
-  std::string k64 = Response(64 * 1024);
-  std::string m1 = Response(1024 * 1024);
+  std::string k64 = Response(size_t{64} << 10);
+  std::string m1 = Response(size_t{1} << 20);
 
   const std::string* For(absl::string_view head) const {
     if (absl::StartsWith(head, "GET /1k")) return &k1;

@@ -12,13 +12,13 @@
 // both alike. Take ratios, not numbers.
 
 #include <fcntl.h>
-#include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
@@ -263,7 +263,7 @@ class FabricTarget final : public Target {
   std::function<void(int, std::function<void(bool)>)> Putter() override {
     stubs_.push_back(fabric::v1::Fabric::NewStub(*rpc::Connect(address_, {})));
     fabric::v1::Fabric::Stub* const stub = stubs_.back().get();
-    return [stub](int key, std::function<void(bool)> done) {
+    return [stub](int key, const std::function<void(bool)>& done) {
       auto call = std::make_shared<
           Call<fabric::v1::PutPlanRequest, fabric::v1::PutPlanResponse>>();
       call->context.set_wait_for_ready(true);
@@ -350,7 +350,7 @@ class EtcdTarget final : public Target {
   std::function<void(int, std::function<void(bool)>)> Putter() override {
     stubs_.push_back(etcdserverpb::KV::NewStub(*rpc::Connect(address_, {})));
     etcdserverpb::KV::Stub* const stub = stubs_.back().get();
-    return [stub](int key, std::function<void(bool)> done) {
+    return [stub](int key, const std::function<void(bool)>& done) {
       auto call = std::make_shared<
           Call<etcdserverpb::PutRequest, etcdserverpb::PutResponse>>();
       call->context.set_wait_for_ready(true);

@@ -64,9 +64,9 @@ const fabric::v1::Node* MeshView::FindNode(absl::string_view node_id) const {
 }
 
 const MeshView::Load& MeshView::LoadOfNode(absl::string_view node_id) const {
-  static const Load* const kNothing = new Load();
+  static const Load* const nothing = new Load();
   const auto load = loads_.find(node_id);
-  return load == loads_.end() ? *kNothing : load->second;
+  return load == loads_.end() ? *nothing : load->second;
 }
 
 bool MeshView::HasSlotOf(absl::string_view app_name) const {
