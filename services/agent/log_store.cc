@@ -187,7 +187,7 @@ absl::Status LogStore::Write(const std::string& instance_id,
                              absl::string_view text, Writer& writer) {
   MYC_RETURN_IF_ERROR(
       Prepare(instance_id, static_cast<int64_t>(text.size()), writer));
-  const absl::Status status = WriteFully(writer.fd.get(), text);
+  absl::Status status = WriteFully(writer.fd.get(), text);
   if (!status.ok()) {
     // Half a line must not become the head of the next one.
     if (ftruncate(writer.fd.get(), writer.size) != 0) writer.fd.reset();
