@@ -47,6 +47,8 @@ absl::Duration Now() { return Clock::Real()->Monotonic(); }
 void Check(const absl::Status& status) {
   if (status.ok()) return;
   std::fprintf(stderr, "%s\n", status.ToString().c_str());
+  // A bench that cannot go on has nothing to save.
+  // NOLINTNEXTLINE(concurrency-mt-unsafe)
   std::exit(1);
 }
 
