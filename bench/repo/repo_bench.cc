@@ -460,7 +460,7 @@ std::string FindRepo(const std::string& self) {
   for (const std::string& root :
        {absl::StrCat(self, ".runfiles/mycelium_mesh/"),
         self.substr(0, self.rfind("bench/repo/"))}) {
-    const std::string path = absl::StrCat(root, "services/repo/repo");
+    std::string path = absl::StrCat(root, "services/repo/repo");
     if (access(path.c_str(), X_OK) == 0) return path;
   }
   return "services/repo/repo";
