@@ -129,11 +129,14 @@ absl::Status EdgeRegistry::Take(const std::string& edge_id, LeaseId lease,
                                 const v1::ReportEdgeRequest& request) {
   const std::string epoch = store_.Epoch();
   MutexLock lock(mutex_);
-  Edge& edge = edges_[edge_id];
-  if (edge.reporter != lease) {
+  // An edge that is not known must not be made known by its report: nothing
+  // would ever remove it, and drains would wait for it.
+  const auto known = edges_.find(edge_id);
+  if (known == edges_.end() || known->second.reporter != lease) {
     return LeaseNotFound(FormatLease(lease),
                          absl::StrCat("edge ", Quoted(edge_id)));
   }
+  Edge& edge = known->second;
   // Revisions of another epoch say nothing about this store.
   edge.applied_revision =
       request.epoch() == epoch ? request.applied_revision() : 0;
