@@ -17,6 +17,10 @@ using E = EndpointCounters;
 constexpr std::array<absl::string_view, 6> kClasses = {"none", "1xx", "2xx",
                                                        "3xx",  "4xx", "5xx"};
 
+absl::string_view TypeOf(MetricKind kind) {
+  return kind == MetricKind::kCounter ? "counter" : "gauge";
+}
+
 // Writes families one after the other.
 class Exposition {
  public:
@@ -34,6 +38,11 @@ class Exposition {
     absl::StrAppend(&text_, name, labels, " ", value, "\n");
   }
 
+  void PerEdge(const CounterFamily<W>& family, const PerWorker<W>& workers) {
+    Family(family.name, TypeOf(family.kind), family.help);
+    Sample(family.name, "", workers.Sum(family.counter));
+  }
+
   template <typename Select>
   void PerApp(absl::string_view name, absl::string_view type,
               absl::string_view help, Select select) {
@@ -44,17 +53,19 @@ class Exposition {
     }
   }
 
-  template <typename Select>
-  void PerEndpoint(absl::string_view name, absl::string_view type,
-                   absl::string_view help, Select select) {
-    Family(name, type, help);
+  void PerApp(const CounterFamily<A>& family) {
+    PerApp(family.name, TypeOf(family.kind), family.help, family.counter);
+  }
+
+  void PerEndpoint(const CounterFamily<E>& family) {
+    Family(family.name, TypeOf(family.kind), family.help);
     for (const AppRoute* const app : apps_) {
       for (const auto* const list : {&app->ready, &app->draining}) {
         for (const auto& endpoint : *list) {
-          Sample(name,
+          Sample(family.name,
                  absl::StrCat("{mycelium_app=\"", app->name, "\",instance=\"",
                               endpoint->instance_id, "\"}"),
-                 endpoint->stats->Sum(select));
+                 endpoint->stats->Sum(family.counter));
         }
       }
     }
@@ -123,27 +134,7 @@ std::string FormatMetrics(const PerWorker<WorkerCounters>& workers,
                           const RouteSnapshot* routes,
                           const FabricState& fabric) {
   Exposition out(SortedApps(routes));
-  const auto per_edge = [&](absl::string_view name, absl::string_view type,
-                            absl::string_view help, auto select) {
-    out.Family(name, type, help);
-    out.Sample(name, "", workers.Sum(select));
-  };
-  per_edge("mycelium_edge_accepted_connections_total", "counter",
-           "Client connections accepted.",
-           [](const W& row) -> const Counter& { return row.accepted; });
-  per_edge(
-      "mycelium_edge_client_connections", "gauge", "Client connections open.",
-      [](const W& row) -> const Counter& { return row.client_connections; });
-  per_edge(
-      "mycelium_edge_upstream_connections", "gauge",
-      "Connections to endpoints open.",
-      [](const W& row) -> const Counter& { return row.upstream_connections; });
-  per_edge("mycelium_edge_accept_pauses_total", "counter",
-           "Times that accepting paused for want of descriptors.",
-           [](const W& row) -> const Counter& { return row.accept_pauses; });
-  per_edge("mycelium_edge_log_drops_total", "counter",
-           "Access log lines dropped because the log was too slow.",
-           [](const W& row) -> const Counter& { return row.log_drops; });
+  for (const auto& family : kWorkerFamilies) out.PerEdge(family, workers);
   out.Family("mycelium_edge_requests_total", "counter",
              "Requests that ended, by class of status; none: without one.");
   for (size_t i = 0; i < kClasses.size(); ++i) {
@@ -177,30 +168,14 @@ std::string FormatMetrics(const PerWorker<WorkerCounters>& workers,
   out.Durations(
       "http_server_request_duration_seconds",
       "Time from the first byte of a request to the end of its response.");
-  out.PerApp("http_server_active_requests", "gauge", "Requests under way.",
-             [](const A& row) -> const Counter& { return row.active; });
-  out.PerApp("mycelium_edge_retries_total", "counter",
-             "Attempts after the first.",
-             [](const A& row) -> const Counter& { return row.retries; });
+  for (const auto& family : kAppFamilies) out.PerApp(family);
   out.PerApp(
       "mycelium_edge_received_bytes_total", "counter", "Bytes of requests.",
       [](const A& row) -> const Counter& { return row.requests.bytes_in; });
   out.PerApp(
       "mycelium_edge_sent_bytes_total", "counter", "Bytes of responses.",
       [](const A& row) -> const Counter& { return row.requests.bytes_out; });
-  out.PerEndpoint("mycelium_edge_endpoint_requests_total", "counter",
-                  "Attempts at an instance.",
-                  [](const E& row) -> const Counter& { return row.requests; });
-  out.PerEndpoint("mycelium_edge_endpoint_failures_total", "counter",
-                  "Attempts that brought no response, or a 5xx.",
-                  [](const E& row) -> const Counter& { return row.failures; });
-  out.PerEndpoint("mycelium_edge_endpoint_in_flight", "gauge",
-                  "Requests under way at an instance.",
-                  [](const E& row) -> const Counter& { return row.in_flight; });
-  out.PerEndpoint(
-      "mycelium_edge_endpoint_ejected", "gauge",
-      "Workers that send no requests to an instance because it fails.",
-      [](const E& row) -> const Counter& { return row.ejected; });
+  for (const auto& family : kEndpointFamilies) out.PerEndpoint(family);
   return out.Take();
 }
 

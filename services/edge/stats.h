@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -88,6 +89,24 @@ inline constexpr std::array<absl::string_view, 18> kReasons = {
 
 int ReasonIndex(absl::string_view reason);
 
+// Whether a Counter only grows, or is a number of now.
+enum class MetricKind : uint8_t { kCounter, kGauge };
+
+// Says how one Counter of a Row is shown in `/_mesh/metrics`: a family with the
+// sum of all workers, per edge, app or instance. A counter's name ends in
+// `_total`, and every name in its unit before that (`_seconds`, `_bytes`).
+template <typename Row>
+struct CounterFamily {
+  absl::string_view name;
+  MetricKind kind;
+  absl::string_view help;  // A sentence.
+  Counter Row::*counter;
+};
+
+// To count something new, add a Counter to WorkerCounters, AppCounters or
+// EndpointCounters and a line to the table that follows it; nothing else has
+// to know.
+
 // Requests of an app, or of all.
 struct RequestCounters {
   // [status / 100]; 0: ended without a status.
@@ -109,6 +128,13 @@ struct alignas(64) AppCounters {
   std::array<Counter, LatencyBuckets::kCount> latency;
 };
 
+inline constexpr auto kAppFamilies = std::to_array<CounterFamily<AppCounters>>({
+    {"http_server_active_requests", MetricKind::kGauge, "Requests under way.",
+     &AppCounters::active},
+    {"mycelium_edge_retries_total", MetricKind::kCounter,
+     "Attempts after the first.", &AppCounters::retries},
+});
+
 // What one worker counts of one instance.
 struct alignas(64) EndpointCounters {
   Counter in_flight;
@@ -118,6 +144,23 @@ struct alignas(64) EndpointCounters {
   Counter connect_failures;
   Counter ejected;  // 0 or 1.
 };
+
+inline constexpr auto kEndpointFamilies =
+    std::to_array<CounterFamily<EndpointCounters>>({
+        {"mycelium_edge_endpoint_requests_total", MetricKind::kCounter,
+         "Attempts at an instance.", &EndpointCounters::requests},
+        {"mycelium_edge_endpoint_failures_total", MetricKind::kCounter,
+         "Attempts that brought no response, or a 5xx.",
+         &EndpointCounters::failures},
+        {"mycelium_edge_endpoint_connect_failures_total", MetricKind::kCounter,
+         "Connections to an instance that failed.",
+         &EndpointCounters::connect_failures},
+        {"mycelium_edge_endpoint_in_flight", MetricKind::kGauge,
+         "Requests under way at an instance.", &EndpointCounters::in_flight},
+        {"mycelium_edge_endpoint_ejected", MetricKind::kGauge,
+         "Workers that send no requests to an instance because it fails.",
+         &EndpointCounters::ejected},
+    });
 
 // What one worker counts of itself.
 struct alignas(64) WorkerCounters {
@@ -129,6 +172,23 @@ struct alignas(64) WorkerCounters {
   Counter log_drops;
 };
 
+inline constexpr auto kWorkerFamilies =
+    std::to_array<CounterFamily<WorkerCounters>>({
+        {"mycelium_edge_accepted_connections_total", MetricKind::kCounter,
+         "Client connections accepted.", &WorkerCounters::accepted},
+        {"mycelium_edge_client_connections", MetricKind::kGauge,
+         "Client connections open.", &WorkerCounters::client_connections},
+        {"mycelium_edge_upstream_connections", MetricKind::kGauge,
+         "Connections to endpoints open.",
+         &WorkerCounters::upstream_connections},
+        {"mycelium_edge_accept_pauses_total", MetricKind::kCounter,
+         "Times that accepting paused for want of descriptors.",
+         &WorkerCounters::accept_pauses},
+        {"mycelium_edge_log_drops_total", MetricKind::kCounter,
+         "Access log lines dropped because the log was too slow.",
+         &WorkerCounters::log_drops},
+    });
+
 // One row per worker; rows are written by their worker and summed by readers.
 // Thread-safe in that sense.
 template <typename Row>
@@ -139,10 +199,12 @@ class PerWorker {
   Row& row(int worker) { return rows_[static_cast<size_t>(worker)]; }
   const std::vector<Row>& rows() const { return rows_; }
 
+  // The sum of a Counter that `select` finds in each row: a function, or a
+  // pointer to a member.
   template <typename Select>
   int64_t Sum(Select select) const {
     int64_t sum = 0;
-    for (const Row& row : rows_) sum += select(row).value();
+    for (const Row& row : rows_) sum += std::invoke(select, row).value();
     return sum;
   }
 
