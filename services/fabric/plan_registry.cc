@@ -44,9 +44,9 @@ bool SameSpec(const v1::Plan& a, const v1::Plan& b) {
   return Serialize(SpecOf(a)) == Serialize(SpecOf(b));
 }
 
-// Whether instances of `before` are no instances of `after`. Bounds and the
-// strategy change how many there are and how they are replaced, not what they
-// are.
+// Whether instances of `before` are no instances of `after`. Bounds, the
+// strategy and the traffic policy change how many there are and how they are
+// treated, not what they are.
 bool NeedsNewInstances(const v1::Plan& before, const v1::Plan& after) {
   return before.digest() != after.digest() || before.port() != after.port() ||
          Serialize(before.placement()) != Serialize(after.placement());

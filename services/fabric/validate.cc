@@ -20,6 +20,8 @@ namespace {
 
 constexpr int64_t kMaxInstances = 1000;
 constexpr int64_t kMaxCpuMilli = 1'000'000'000;
+constexpr int64_t kMaxInFlight = 1'000'000;
+constexpr int kMaxRequestRate = 1'000'000;
 constexpr int64_t kMaxMemoryMb = int64_t{1} << 40;
 
 // `value` and the rule that it breaks.
@@ -256,6 +258,56 @@ void CheckExpectedRevision(int64_t value, FieldViolations* violations) {
   CheckRange("expectedRevision", value, 0, INT64_MAX, violations);
 }
 
+namespace {
+
+void CheckRateLimit(absl::string_view path, const v1::RateLimit& limit,
+                    FieldViolations* violations) {
+  const double rate = limit.requests_per_second();
+  // Written so that NaN fails, too.
+  if (!(rate > 0 && rate <= kMaxRequestRate)) {
+    violations->Add(
+        absl::StrCat(path, ".requestsPerSecond"),
+        absl::StrCat(rate, " must be above 0 and at most ", kMaxRequestRate));
+  }
+  CheckRange(absl::StrCat(path, ".burst"), limit.burst(), 0, kMaxRequestRate,
+             violations);
+}
+
+void CheckTraffic(const v1::Traffic& traffic, FieldViolations* violations) {
+  if (!v1::Traffic::Balancing_IsValid(traffic.balancing())) {
+    violations->Add("plan.traffic.balancing",
+                    absl::StrCat(static_cast<int>(traffic.balancing()),
+                                 " is no known balancing"));
+  }
+  if (traffic.has_slow_start()) {
+    CheckDuration("plan.traffic.slowStart", traffic.slow_start(),
+                  absl::ZeroDuration(), absl::Hours(1), violations);
+  }
+  if (traffic.has_hold()) {
+    if (traffic.hold().has_max_wait()) {
+      CheckDuration("plan.traffic.hold.maxWait", traffic.hold().max_wait(),
+                    absl::Milliseconds(1), absl::Minutes(5), violations);
+    }
+    CheckRange("plan.traffic.hold.maxRequests", traffic.hold().max_requests(),
+               0, 100'000, violations);
+  }
+  if (traffic.has_rate_limit()) {
+    CheckRateLimit("plan.traffic.rateLimit", traffic.rate_limit(), violations);
+  }
+  if (traffic.has_client_rate_limit()) {
+    CheckRateLimit("plan.traffic.clientRateLimit", traffic.client_rate_limit(),
+                   violations);
+  }
+  CheckRange("plan.traffic.maxInFlight", traffic.max_in_flight(), 0,
+             kMaxInFlight, violations);
+  CheckRange("plan.traffic.maxInFlightPerEndpoint",
+             traffic.max_in_flight_per_endpoint(), 0, kMaxInFlight, violations);
+  CheckRange("plan.traffic.maxRequestBodyBytes",
+             traffic.max_request_body_bytes(), 0, int64_t{1} << 50, violations);
+}
+
+}  // namespace
+
 void CheckPlan(const v1::Plan& plan, FieldViolations* violations) {
   CheckAppName("plan.appName", plan.app_name(), violations);
   CheckDigest("plan.digest", plan.digest(), violations);
@@ -315,6 +367,7 @@ void CheckPlan(const v1::Plan& plan, FieldViolations* violations) {
   }
   CheckIdFilter("plan.placement.spreadLabel", placement.spread_label(),
                 violations);
+  CheckTraffic(plan.traffic(), violations);
 }
 
 void CheckBudget(const v1::Budget& budget, FieldViolations* violations) {

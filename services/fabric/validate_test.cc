@@ -1,6 +1,7 @@
 #include "services/fabric/validate.h"
 
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,17 @@ TEST(ValidateTest, TakesPlansThatAreFine) {
   plan.mutable_strategy()->mutable_progress_deadline()->set_seconds(1);
   (*plan.mutable_placement()->mutable_required_labels())["zone"] = "";
   plan.mutable_placement()->set_spread_label("zone");
+  v1::Traffic* traffic = plan.mutable_traffic();
+  traffic->set_balancing(v1::Traffic::BALANCING_PEAK_EWMA);
+  traffic->mutable_slow_start()->set_seconds(3600);
+  traffic->mutable_hold()->mutable_max_wait()->set_seconds(300);
+  traffic->mutable_hold()->set_max_requests(100'000);
+  traffic->mutable_rate_limit()->set_requests_per_second(0.1);
+  traffic->mutable_client_rate_limit()->set_requests_per_second(1e6);
+  traffic->mutable_client_rate_limit()->set_burst(1'000'000);
+  traffic->set_max_in_flight(1'000'000);
+  traffic->set_max_in_flight_per_endpoint(1);
+  traffic->set_max_request_body_bytes(int64_t{1} << 50);
 
   EXPECT_THAT(Wrong([&](auto* v) { CheckPlan(plan, v); }), IsEmpty());
 }
@@ -122,6 +134,46 @@ TEST(ValidateTest, NamesEachWrongFieldOfAPlan) {
        [](v1::Plan* p) {
          p->mutable_strategy()->mutable_progress_deadline()->set_seconds(
              INT64_MAX);
+       }},
+      {"plan.traffic.balancing",
+       [](v1::Plan* p) {
+         p->mutable_traffic()->set_balancing(
+             static_cast<v1::Traffic::Balancing>(4));
+       }},
+      {"plan.traffic.slowStart",
+       [](v1::Plan* p) {
+         p->mutable_traffic()->mutable_slow_start()->set_seconds(3601);
+       }},
+      {"plan.traffic.hold.maxWait",
+       [](v1::Plan* p) {
+         p->mutable_traffic()->mutable_hold()->mutable_max_wait();
+       }},
+      {"plan.traffic.hold.maxRequests",
+       [](v1::Plan* p) {
+         p->mutable_traffic()->mutable_hold()->set_max_requests(-1);
+       }},
+      {"plan.traffic.rateLimit.requestsPerSecond",
+       [](v1::Plan* p) { p->mutable_traffic()->mutable_rate_limit(); }},
+      {"plan.traffic.rateLimit.requestsPerSecond",
+       [](v1::Plan* p) {
+         p->mutable_traffic()->mutable_rate_limit()->set_requests_per_second(
+             std::numeric_limits<double>::quiet_NaN());
+       }},
+      {"plan.traffic.clientRateLimit.burst",
+       [](v1::Plan* p) {
+         auto* limit = p->mutable_traffic()->mutable_client_rate_limit();
+         limit->set_requests_per_second(1);
+         limit->set_burst(1'000'001);
+       }},
+      {"plan.traffic.maxInFlight",
+       [](v1::Plan* p) { p->mutable_traffic()->set_max_in_flight(-1); }},
+      {"plan.traffic.maxInFlightPerEndpoint",
+       [](v1::Plan* p) {
+         p->mutable_traffic()->set_max_in_flight_per_endpoint(1'000'001);
+       }},
+      {"plan.traffic.maxRequestBodyBytes",
+       [](v1::Plan* p) {
+         p->mutable_traffic()->set_max_request_body_bytes(-1);
        }},
       {"plan.placement.requiredLabels",
        [](v1::Plan* p) {

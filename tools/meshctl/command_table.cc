@@ -101,6 +101,54 @@ std::vector<Flag> PlanFlags() {
        .kind = FlagKind::kText,
        .value = "KEY",
        .help = "spread instances over the values of this label"},
+      {.name = "balancing",
+       .kind = FlagKind::kChoice,
+       .value = "KIND",
+       .help = "how edges choose an endpoint: round-robin, least-request or "
+               "peak-ewma",
+       .choices = {"round-robin", "least-request", "peak-ewma"},
+       .completer = Completer::kChoices},
+      {.name = "slow-start",
+       .kind = FlagKind::kDuration,
+       .value = "DURATION",
+       .help = "a new endpoint gets its whole share after so long"},
+      {.name = "hold",
+       .kind = FlagKind::kDuration,
+       .value = "DURATION",
+       .help = "requests wait so long for an endpoint that is free; 0s: they "
+               "don't"},
+      {.name = "hold-requests",
+       .kind = FlagKind::kInteger,
+       .value = "N",
+       .help = "so many requests wait at most"},
+      {.name = "rate-limit",
+       .kind = FlagKind::kText,
+       .value = "RATE[:BURST]",
+       .help = "requests a second for each edge, and so many at once; 0: no "
+               "limit"},
+      {.name = "client-rate-limit",
+       .kind = FlagKind::kText,
+       .value = "RATE[:BURST]",
+       .help = "the same for each client address"},
+      {.name = "max-in-flight",
+       .kind = FlagKind::kInteger,
+       .value = "N",
+       .help = "requests in flight at most, for each edge; 0: no limit"},
+      {.name = "max-in-flight-per-endpoint",
+       .kind = FlagKind::kInteger,
+       .value = "N",
+       .help = "requests in flight at one endpoint at most, for each edge"},
+      {.name = "max-request-body-bytes",
+       .kind = FlagKind::kInteger,
+       .value = "N",
+       .help = "length of a request's body at most; 0: no limit"},
+      {.name = "retry-server-errors",
+       .kind = FlagKind::kChoice,
+       .value = "on|off",
+       .help = "send a GET that was answered 502, 503 or 504 to another "
+               "endpoint",
+       .choices = {"on", "off"},
+       .completer = Completer::kChoices},
       {.name = "check-revision",
        .kind = FlagKind::kInteger,
        .value = "N",
@@ -1009,6 +1057,7 @@ const std::vector<Topic>& Topics() {
        "  max = 4\n"
        "  port = 0\n"
        "  strategy = { maxSurge = 1, minReady = \"3s\" }\n"
+       "  traffic = { hold = { maxWait = \"10s\" }, maxInFlight = 100 }\n"
        "  [run]\n"
        "  path = \"/hello\"             # what `run` asks for, and shows\n"
        "\n"

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "lib/base/error.h"
@@ -82,15 +83,99 @@ absl::Status SetStrategy(const Invocation& call, Plan& plan) {
 }
 
 // A number of 32 bits, so that a larger one is refused here and not cut.
-absl::Status SetNumber(const Invocation& call, const char* flag, Plan& plan,
-                       void (Plan::*set)(int32_t)) {
+template <typename Message>
+absl::Status SetNumber(const Invocation& call, const char* flag,
+                       Message& message, void (Message::*set)(int32_t)) {
   if (!call.Has(flag)) return absl::OkStatus();
   int32_t value = 0;
   if (!absl::SimpleAtoi(call.Get(flag), &value)) {
     return UsageError(
         absl::StrCat("--", flag, " is out of range: ", Quoted(call.Get(flag))));
   }
-  (plan.*set)(value);
+  (message.*set)(value);
+  return absl::OkStatus();
+}
+
+// `RATE[:BURST]`; nothing for a rate of 0.
+absl::StatusOr<std::optional<fabric::v1::RateLimit>> ParseRateLimit(
+    const Invocation& call, const char* flag) {
+  const std::vector<std::string> parts = absl::StrSplit(call.Get(flag), ':');
+  double rate = 0;
+  int32_t burst = 0;
+  if (parts.size() > 2 || !absl::SimpleAtod(parts[0], &rate) ||
+      (parts.size() == 2 && !absl::SimpleAtoi(parts[1], &burst))) {
+    return UsageError(absl::StrCat(
+        "--", flag,
+        " takes requests a second and how many may come at once, such as 100 "
+        "or 100:200, not ",
+        Quoted(call.Get(flag))));
+  }
+  if (rate == 0) return std::nullopt;
+  fabric::v1::RateLimit limit;
+  limit.set_requests_per_second(rate);
+  limit.set_burst(burst);
+  return limit;
+}
+
+absl::Status SetTraffic(const Invocation& call, Plan& plan) {
+  // What asks for it is named here, so that a plan without any stays without.
+  const auto traffic = [&plan] { return plan.mutable_traffic(); };
+  if (call.Has("balancing")) {
+    const std::string kind = call.Get("balancing");
+    traffic()->set_balancing(
+        kind == "least-request" ? fabric::v1::Traffic::BALANCING_LEAST_REQUEST
+        : kind == "peak-ewma"   ? fabric::v1::Traffic::BALANCING_PEAK_EWMA
+                                : fabric::v1::Traffic::BALANCING_ROUND_ROBIN);
+  }
+  if (call.Has("slow-start")) {
+    SetDuration(call.GetDuration("slow-start", absl::ZeroDuration()),
+                *traffic()->mutable_slow_start());
+  }
+  if (call.Has("hold")) {
+    const absl::Duration wait = call.GetDuration("hold", absl::ZeroDuration());
+    if (wait == absl::ZeroDuration()) {
+      traffic()->clear_hold();
+    } else {
+      SetDuration(wait, *traffic()->mutable_hold()->mutable_max_wait());
+    }
+  }
+  if (call.Has("hold-requests")) {
+    if (!plan.traffic().has_hold()) {
+      return UsageError(
+          "--hold-requests says how many wait; --hold DURATION "
+          "lets them wait at all");
+    }
+    MYC_RETURN_IF_ERROR(SetNumber(call, "hold-requests",
+                                  *traffic()->mutable_hold(),
+                                  &fabric::v1::Hold::set_max_requests));
+  }
+  if (call.Has("rate-limit")) {
+    MYC_ASSIGN_OR_RETURN(const auto limit, ParseRateLimit(call, "rate-limit"));
+    traffic()->clear_rate_limit();
+    if (limit) *traffic()->mutable_rate_limit() = *limit;
+  }
+  if (call.Has("client-rate-limit")) {
+    MYC_ASSIGN_OR_RETURN(const auto limit,
+                         ParseRateLimit(call, "client-rate-limit"));
+    traffic()->clear_client_rate_limit();
+    if (limit) *traffic()->mutable_client_rate_limit() = *limit;
+  }
+  if (call.Has("max-in-flight")) {
+    MYC_RETURN_IF_ERROR(SetNumber(call, "max-in-flight", *traffic(),
+                                  &fabric::v1::Traffic::set_max_in_flight));
+  }
+  if (call.Has("max-in-flight-per-endpoint")) {
+    MYC_RETURN_IF_ERROR(
+        SetNumber(call, "max-in-flight-per-endpoint", *traffic(),
+                  &fabric::v1::Traffic::set_max_in_flight_per_endpoint));
+  }
+  if (call.Has("max-request-body-bytes")) {
+    traffic()->set_max_request_body_bytes(
+        call.GetInteger("max-request-body-bytes", 0));
+  }
+  if (call.Has("retry-server-errors")) {
+    traffic()->set_retry_server_errors(call.Get("retry-server-errors") == "on");
+  }
   return absl::OkStatus();
 }
 
@@ -157,6 +242,7 @@ absl::StatusOr<Plan> WantedPlan(Session& session, MeshClient& mesh) {
   MYC_RETURN_IF_ERROR(SetNumber(call, "max", plan, &Plan::set_max));
   MYC_RETURN_IF_ERROR(SetNumber(call, "port", plan, &Plan::set_port));
   MYC_RETURN_IF_ERROR(SetStrategy(call, plan));
+  MYC_RETURN_IF_ERROR(SetTraffic(call, plan));
   // Who only says how many there should be at least has not forbidden it.
   if (plan.max() == 0 && !call.Has("max") && plan.revision() == 0) {
     plan.set_max(std::max(plan.min(), 1));

@@ -314,6 +314,7 @@ absl::Status ApplyPlanTable(const JsonValue& table, fabric::v1::Plan& plan) {
   if (!said.digest().empty()) plan.set_digest(said.digest());
   if (said.has_strategy()) *plan.mutable_strategy() = said.strategy();
   if (said.has_placement()) *plan.mutable_placement() = said.placement();
+  if (said.has_traffic()) *plan.mutable_traffic() = said.traffic();
   return absl::OkStatus();
 }
 

@@ -46,6 +46,48 @@ std::string ShellWord(const std::string& word) {
                               "'");
 }
 
+// As --rate-limit takes it.
+std::string Text(const fabric::v1::RateLimit& limit) {
+  return limit.burst() == 0
+             ? absl::StrCat(limit.requests_per_second())
+             : absl::StrCat(limit.requests_per_second(), ":", limit.burst());
+}
+
+void AddTraffic(const fabric::v1::Traffic& traffic, Fields* fields) {
+  const auto number = [fields](const char* name, int64_t value) {
+    if (value != 0) fields->emplace_back(name, absl::StrCat(value));
+  };
+  if (traffic.balancing() != fabric::v1::Traffic::BALANCING_UNSPECIFIED) {
+    fields->emplace_back(
+        "balancing",
+        absl::StrReplaceAll(
+            StateWord(fabric::v1::Traffic::Balancing_Name(traffic.balancing())),
+            {{"_", "-"}}));
+  }
+  if (traffic.has_slow_start()) {
+    fields->emplace_back("slow-start", Text(traffic.slow_start()));
+  }
+  if (traffic.has_hold()) {
+    fields->emplace_back("hold", traffic.hold().has_max_wait()
+                                     ? Text(traffic.hold().max_wait())
+                                     : "10s");
+    number("hold-requests", traffic.hold().max_requests());
+  }
+  if (traffic.has_rate_limit()) {
+    fields->emplace_back("rate-limit", Text(traffic.rate_limit()));
+  }
+  if (traffic.has_client_rate_limit()) {
+    fields->emplace_back("client-rate-limit",
+                         Text(traffic.client_rate_limit()));
+  }
+  number("max-in-flight", traffic.max_in_flight());
+  number("max-in-flight-per-endpoint", traffic.max_in_flight_per_endpoint());
+  number("max-request-body-bytes", traffic.max_request_body_bytes());
+  if (traffic.retry_server_errors()) {
+    fields->emplace_back("retry-server-errors", "on");
+  }
+}
+
 }  // namespace
 
 std::vector<std::pair<std::string, std::string>> PlanFields(
@@ -83,6 +125,7 @@ std::vector<std::pair<std::string, std::string>> PlanFields(
   if (!plan.placement().spread_label().empty()) {
     fields.emplace_back("spread-label", plan.placement().spread_label());
   }
+  AddTraffic(plan.traffic(), &fields);
   return fields;
 }
 

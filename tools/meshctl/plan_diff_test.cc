@@ -67,5 +67,34 @@ TEST(PlanDiffTest, WritesTheLineThatAppliesExactlyThis) {
             "--check-revision 7");
 }
 
+TEST(PlanDiffTest, WritesThePolicyOfTrafficAsFlags) {
+  fabric::v1::Plan plan = PlanOf("aa", 1, 2);
+  fabric::v1::Traffic* traffic = plan.mutable_traffic();
+  traffic->set_balancing(fabric::v1::Traffic::BALANCING_LEAST_REQUEST);
+  traffic->mutable_slow_start()->set_seconds(30);
+  traffic->mutable_hold()->set_max_requests(7);
+  traffic->mutable_rate_limit()->set_requests_per_second(0.5);
+  traffic->mutable_client_rate_limit()->set_requests_per_second(10);
+  traffic->mutable_client_rate_limit()->set_burst(20);
+  traffic->set_max_in_flight(100);
+  traffic->set_retry_server_errors(true);
+
+  EXPECT_EQ(ApplyLine(plan, 7),
+            "meshctl apply billing --digest aa --min 1 --max 2 --port 0 "
+            "--balancing least-request --slow-start 30s --hold 10s "
+            "--hold-requests 7 --rate-limit 0.5 --client-rate-limit 10:20 "
+            "--max-in-flight 100 --retry-server-errors on "
+            "--check-revision 7");
+}
+
+TEST(PlanDiffTest, APolicyOfTrafficReplacesNothing) {
+  const fabric::v1::Plan before = PlanOf("aa", 1, 2);
+  fabric::v1::Plan after = before;
+  after.mutable_traffic()->set_max_in_flight(5);
+
+  EXPECT_THAT(Changed(DiffPlans(&before, after)),
+              testing::ElementsAre("max-in-flight  to 5"));
+}
+
 }  // namespace
 }  // namespace mycelium::meshctl

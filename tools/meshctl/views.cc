@@ -100,7 +100,7 @@ Json FromJsonValue(const spore::JsonValue& value) {
 
 std::string StateWord(absl::string_view enum_name) {
   for (const absl::string_view prefix :
-       {"STATE_", "SCHEDULING_", "SEVERITY_", "KIND_"}) {
+       {"STATE_", "SCHEDULING_", "SEVERITY_", "KIND_", "BALANCING_"}) {
     if (absl::ConsumePrefix(&enum_name, prefix)) break;
   }
   return absl::AsciiStrToLower(enum_name);
