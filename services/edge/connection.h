@@ -7,8 +7,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "lib/base/file.h"
 #include "services/edge/access_log.h"
 #include "services/edge/balancer.h"
 #include "services/edge/body_reader.h"
@@ -64,6 +66,17 @@ struct Pollable {
 
   Kind kind;
   int fd = -1;
+};
+
+// A socket that is accepted from.
+struct Listener : Pollable {
+  explicit Listener(UniqueFd socket)
+      : Pollable(Kind::kListener), owned(std::move(socket)) {
+    fd = owned.get();
+  }
+
+  UniqueFd owned;
+  bool ready = false;  // Connections may wait.
 };
 
 struct Connection : Pollable {

@@ -1,123 +1,37 @@
 #include "services/edge/edge.h"
 
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <pthread.h>
-#include <sys/socket.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "lib/base/file.h"
-#include "lib/base/ids.h"
 #include "lib/base/status_macros.h"
 #include "services/edge/metrics.h"
 
 namespace mycelium::edge {
-namespace {
-
-struct ListenAddress {
-  std::string host;
-  sockaddr_storage address{};
-  socklen_t size = 0;
-};
-
-absl::StatusOr<ListenAddress> ParseListenAddress(absl::string_view text) {
-  const size_t colon = text.rfind(':');
-  if (colon == absl::string_view::npos || colon + 1 == text.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("listen address ", Quoted(text), " is not HOST:PORT"));
-  }
-  int port = 0;
-  if (!absl::SimpleAtoi(text.substr(colon + 1), &port) || port < 0 ||
-      port > 65535) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "listen address ", Quoted(text), ": the port must be 0 to 65535"));
-  }
-  ListenAddress result;
-  result.host = std::string(text.substr(0, colon));
-  std::string host = result.host;
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  }
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-  addrinfo* found = nullptr;
-  const int error =
-      getaddrinfo(host.empty() ? nullptr : host.c_str(),
-                  std::string(text.substr(colon + 1)).c_str(), &hints, &found);
-  if (error != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "listen address ", Quoted(text), ": ", gai_strerror(error)));
-  }
-  std::memcpy(&result.address, found->ai_addr, found->ai_addrlen);
-  result.size = found->ai_addrlen;
-  freeaddrinfo(found);
-  return result;
-}
-
-uint16_t* PortOf(sockaddr_storage* address) {
-  return address->ss_family == AF_INET6
-             ? &reinterpret_cast<sockaddr_in6*>(address)->sin6_port
-             : &reinterpret_cast<sockaddr_in*>(address)->sin_port;
-}
-
-// Binds and listens; a port of 0 in `at` is replaced by the one that was taken.
-absl::StatusOr<UniqueFd> Listen(ListenAddress* at, bool shared) {
-  UniqueFd fd(socket(at->address.ss_family,
-                     SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!fd.valid()) return ErrnoStatus(errno, "socket");
-  const int on = 1;
-  setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  if (shared) setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
-  // Accepted sockets inherit it.
-  setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-  const std::string where = absl::StrCat("cannot listen on ", at->host, ":",
-                                         ntohs(*PortOf(&at->address)));
-  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&at->address),
-           at->size) != 0 ||
-      listen(fd.get(), 4096) != 0) {
-    if (errno == EADDRINUSE)
-      return absl::AlreadyExistsError(where + ": address in use");
-    return ErrnoStatus(errno, where);
-  }
-  socklen_t size = at->size;
-  if (getsockname(fd.get(), reinterpret_cast<sockaddr*>(&at->address), &size) !=
-      0) {
-    return ErrnoStatus(errno, where);
-  }
-  return fd;
-}
-
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<Edge>> Edge::Start(Options options,
-                                                  const RouteTable* routes) {
+absl::StatusOr<std::unique_ptr<Edge>> Edge::Start(
+    Options options, const RouteTable* routes,
+    std::optional<ListenSockets> inherited) {
   if (options.workers < 1 || options.workers > 1024) {
     return absl::InvalidArgumentError(
         absl::StrCat("workers is ", options.workers, "; want 1 to 1024"));
   }
-  MYC_ASSIGN_OR_RETURN(ListenAddress at, ParseListenAddress(options.listen));
-  // SO_REUSEPORT would also share the port with a stranger that sets it, so
-  // first see whether it is free without.
-  {
-    ListenAddress probe = at;
-    MYC_RETURN_IF_ERROR(Listen(&probe, false).status());
+  ListenSockets sockets;
+  if (inherited.has_value()) {
+    MYC_ASSIGN_OR_RETURN(sockets,
+                         Adopt(*std::move(inherited), options.workers));
+  } else {
+    MYC_ASSIGN_OR_RETURN(sockets, Listen(options.listen, options.workers));
   }
-  std::vector<UniqueFd> listeners;
-  for (int i = 0; i < options.workers; ++i) {
-    MYC_ASSIGN_OR_RETURN(UniqueFd listener, Listen(&at, true));
-    listeners.push_back(std::move(listener));
-  }
+  std::vector<int> listen_fds;
+  for (const UniqueFd& fd : sockets.fds) listen_fds.push_back(fd.get());
+  MYC_ASSIGN_OR_RETURN(std::vector<std::vector<UniqueFd>> dealt,
+                       Deal(std::move(sockets.fds), options.workers));
 
   std::unique_ptr<Edge> edge(new Edge(std::move(options), routes));
-  edge->address_ = absl::StrCat(at.host, ":", ntohs(*PortOf(&at.address)));
+  edge->address_ = std::move(sockets.address);
+  edge->listeners_kept_elsewhere_ = sockets.kept_elsewhere;
+  edge->listen_fds_ = std::move(listen_fds);
   const Options& own = edge->options_;
   if (!own.access_log.empty()) {
     MYC_ASSIGN_OR_RETURN(edge->log_,
@@ -127,6 +41,8 @@ absl::StatusOr<std::unique_ptr<Edge>> Edge::Start(Options options,
     WorkerContext context;
     context.index = i;
     context.options = &own.worker;
+    context.paused = own.paused;
+    context.listeners_kept_elsewhere = edge->listeners_kept_elsewhere_;
     context.routes = routes;
     context.counters = &edge->counters_.row(i);
     context.log = edge->log_ == nullptr ? nullptr : edge->log_->queue(i);
@@ -135,7 +51,7 @@ absl::StatusOr<std::unique_ptr<Edge>> Edge::Start(Options options,
     };
     MYC_ASSIGN_OR_RETURN(
         std::unique_ptr<Worker> worker,
-        Worker::Create(std::move(context), std::move(listeners[i])));
+        Worker::Create(std::move(context), std::move(dealt[i])));
     edge->workers_.push_back(std::move(worker));
   }
   for (const std::unique_ptr<Worker>& worker : edge->workers_) {
@@ -166,9 +82,32 @@ uint64_t Edge::applied_version() const {
   return version;
 }
 
+void Edge::StartAccepting() {
+  for (const std::unique_ptr<Worker>& worker : workers_)
+    worker->StartAccepting();
+}
+
+void Edge::BeginLameDuck() {
+  draining_ = true;
+  for (const std::unique_ptr<Worker>& worker : workers_)
+    worker->Enter(Worker::Phase::kLameDuck);
+}
+
 void Edge::Drain() {
-  if (draining_.exchange(true)) return;
-  for (const std::unique_ptr<Worker>& worker : workers_) worker->Drain();
+  draining_ = true;
+  for (const std::unique_ptr<Worker>& worker : workers_)
+    worker->Enter(Worker::Phase::kDraining);
+}
+
+void Edge::HandOver() {
+  draining_ = true;
+  for (const std::unique_ptr<Worker>& worker : workers_)
+    worker->Enter(Worker::Phase::kHandedOver);
+}
+
+bool Edge::ready() const {
+  const uint64_t version = routes_.version();
+  return !draining() && version > 0 && applied_version() >= version;
 }
 
 void Edge::Join() {

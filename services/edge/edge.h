@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "services/edge/access_log.h"
+#include "services/edge/listen_sockets.h"
 #include "services/edge/metrics.h"
 #include "services/edge/route_table.h"
 #include "services/edge/stats.h"
@@ -31,15 +33,19 @@ class Edge {
     int workers = 1;
     std::string access_log;  // A path, "-" for standard output, "" for none.
     WorkerOptions worker;
+    // Whether to accept no connection before StartAccepting.
+    bool paused = false;
     // For metrics; called on any worker's thread. Unset: endpoints are static.
     std::function<FabricState()> fabric_state;
   };
 
-  // Listens, and starts to serve. `routes` must outlive the edge.
+  // Listens, on the sockets of `inherited` if there are some, and starts to
+  // serve. `routes` must outlive the edge.
   //
   // InvalidArgument: the address is no address. AlreadyExists: it is taken.
-  static absl::StatusOr<std::unique_ptr<Edge>> Start(Options options,
-                                                     const RouteTable* routes);
+  static absl::StatusOr<std::unique_ptr<Edge>> Start(
+      Options options, const RouteTable* routes,
+      std::optional<ListenSockets> inherited = std::nullopt);
 
   // Drains, at most for the drain timeout, and joins all threads.
   ~Edge();
@@ -53,9 +59,27 @@ class Edge {
   // The version of the route table that every worker has applied.
   uint64_t applied_version() const;
 
+  // Ends the pause that the options began.
+  void StartAccepting();
+
+  // The sockets that are listened on, to be given to another process. They are
+  // open until Drain or HandOver.
+  const std::vector<int>& listen_fds() const { return listen_fds_; }
+  bool listeners_kept_elsewhere() const { return listeners_kept_elsewhere_; }
+
+  // Whether the routes are there, every worker follows them, and new clients
+  // are welcome.
+  bool ready() const;
+
+  // Goes on as before, but is not ready, and each response is the last of its
+  // connection. Returns at once.
+  void BeginLameDuck();
   // Begins to drain; returns at once.
   void Drain();
-  // Returns when all workers have ended, which they do after Drain.
+  // As Drain, with a successor that accepts from the same sockets: idle clients
+  // get time for another request. Drain may follow, for a quicker end.
+  void HandOver();
+  // Returns when all workers have ended, which they do after Drain or HandOver.
   void Join();
   bool draining() const { return draining_.load(std::memory_order_relaxed); }
 
@@ -76,6 +100,8 @@ class Edge {
   Options options_;
   const RouteTable& routes_;
   std::string address_;
+  std::vector<int> listen_fds_;
+  bool listeners_kept_elsewhere_ = false;
   PerWorker<WorkerCounters> counters_;
   std::unique_ptr<AccessLog> log_;
   std::vector<std::unique_ptr<Worker>> workers_;

@@ -16,12 +16,18 @@
 #include <utility>
 
 #include "lib/base/status_macros.h"
+#include "services/edge/listen_sockets.h"
 
 namespace mycelium::edge {
 namespace {
 
 constexpr int kEventsPerTurn = 256;
 constexpr int kAcceptsPerTurn = 64;
+// For handshakes that have begun to be completed before a listener is closed:
+// a round trip, or little more.
+constexpr int64_t kSettleMs = 100;
+// Of one listener's queue, when nothing keeps it from growing.
+constexpr int kMaxLastAccepts = 8192;
 constexpr uint32_t kBothWays = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
 
 int64_t MonotonicMicros() {
@@ -75,31 +81,32 @@ uint16_t LocalPort(int fd) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(WorkerContext context,
-                                                       UniqueFd listener) {
+absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(
+    WorkerContext context, std::vector<UniqueFd> listeners) {
   UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll.valid()) return ErrnoStatus(errno, "epoll_create1");
   UniqueFd wakeup(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wakeup.valid()) return ErrnoStatus(errno, "eventfd");
   std::unique_ptr<Worker> worker(
-      new Worker(std::move(context), std::move(listener), std::move(epoll),
+      new Worker(std::move(context), std::move(listeners), std::move(epoll),
                  std::move(wakeup)));
   MYC_RETURN_IF_ERROR(worker->Register());
   return worker;
 }
 
-Worker::Worker(WorkerContext context, UniqueFd listener, UniqueFd epoll,
-               UniqueFd wakeup)
+Worker::Worker(WorkerContext context, std::vector<UniqueFd> listeners,
+               UniqueFd epoll, UniqueFd wakeup)
     : context_(std::move(context)),
       options_(*context_.options),
       counters_(*context_.counters),
-      listener_fd_(std::move(listener)),
       epoll_(std::move(epoll)),
       wakeup_fd_(std::move(wakeup)),
       timers_(MonotonicMicros() / 1000) {
-  listener_.fd = listener_fd_.get();
+  for (UniqueFd& fd : listeners) {
+    listen_port_ = LocalPort(fd.get());
+    listeners_.push_back(std::make_unique<Listener>(std::move(fd)));
+  }
   wakeup_.fd = wakeup_fd_.get();
-  listen_port_ = LocalPort(listener_.fd);
   if (getrandom(id_seed_, sizeof(id_seed_), 0) !=
       static_cast<ssize_t>(sizeof(id_seed_))) {
     id_seed_[0] = static_cast<uint64_t>(WallMicros());
@@ -128,11 +135,19 @@ Worker::~Worker() {
 }
 
 absl::Status Worker::Register() {
-  if (!Watch(&listener_, listener_.fd, EPOLLIN | EPOLLET) ||
-      !Watch(&wakeup_, wakeup_.fd, EPOLLIN | EPOLLET)) {
+  if (!Watch(&wakeup_, wakeup_.fd, EPOLLIN | EPOLLET) ||
+      (!context_.paused && !WatchListeners())) {
     return ErrnoStatus(errno, "epoll_ctl");
   }
   return absl::OkStatus();
+}
+
+bool Worker::WatchListeners() {
+  accepting_ = true;
+  for (const std::unique_ptr<Listener>& listener : listeners_) {
+    if (!Watch(listener.get(), listener->fd, EPOLLIN | EPOLLET)) return false;
+  }
+  return true;
 }
 
 bool Worker::Watch(Pollable* pollable, int fd, uint32_t events) {
@@ -153,8 +168,16 @@ void Worker::ReadClock() {
   }
 }
 
-void Worker::Drain() {
-  drain_requested_.store(true, std::memory_order_release);
+void Worker::StartAccepting() {
+  accept_wanted_.store(true, std::memory_order_release);
+  Wake();
+}
+
+void Worker::Enter(Phase phase) {
+  Phase wanted = wanted_phase_.load(std::memory_order_relaxed);
+  while (wanted < phase && !wanted_phase_.compare_exchange_weak(
+                               wanted, phase, std::memory_order_acq_rel)) {
+  }
   Wake();
 }
 
@@ -167,8 +190,7 @@ void Worker::Wake() {
 void Worker::Run() {
   std::array<epoll_event, kEventsPerTurn> events;
   for (;;) {
-    if (drain_requested_.load(std::memory_order_acquire) && !draining_)
-      StartDraining();
+    HandleOrders();
     if (context_.routes->version() != applied_version()) ApplyRoutes();
     HandleResumed();
     if (accept_ready_ && now_ms_ >= accept_again_ms_) Accept();
@@ -178,8 +200,10 @@ void Worker::Run() {
     for (UpstreamConnection* const upstream : dead_upstreams_)
       upstream_slab_.Give(upstream);
     dead_upstreams_.clear();
-    if (draining_ && (clients_.empty() || now_ms_ >= drain_deadline_ms_))
+    if (ending() && listeners_.empty() &&
+        (clients_.empty() || now_ms_ >= drain_deadline_ms_)) {
       return;
+    }
 
     int sleep_ms = timers_.SleepMs(now_ms_, 1000);
     if (!resumed_.empty()) sleep_ms = 0;
@@ -187,9 +211,11 @@ void Worker::Run() {
       sleep_ms = std::min(sleep_ms, static_cast<int>(std::max<int64_t>(
                                         0, accept_again_ms_ - now_ms_)));
     }
-    if (draining_) {
-      sleep_ms =
-          std::min(sleep_ms, static_cast<int>(drain_deadline_ms_ - now_ms_));
+    if (ending()) {
+      const int64_t next =
+          listeners_.empty() ? drain_deadline_ms_ : close_listeners_ms_;
+      sleep_ms = std::min(
+          sleep_ms, static_cast<int>(std::max<int64_t>(0, next - now_ms_)));
     }
     const int count =
         epoll_wait(epoll_.get(), events.data(), kEventsPerTurn, sleep_ms);
@@ -213,6 +239,7 @@ void Worker::HandleEvents(const epoll_event* events, int count) {
     auto* const pollable = static_cast<Pollable*>(events[i].data.ptr);
     switch (pollable->kind) {
       case Pollable::Kind::kListener:
+        static_cast<Listener*>(pollable)->ready = true;
         accept_ready_ = true;
         break;
       case Pollable::Kind::kWakeup: {
@@ -273,23 +300,34 @@ void Worker::HandleResumed() {
 }
 
 void Worker::Accept() {
-  for (int i = 0; i < kAcceptsPerTurn || draining_; ++i) {
+  bool more = false;
+  for (const std::unique_ptr<Listener>& listener : listeners_) {
+    if (!listener->ready) continue;
+    if (!AcceptFrom(listener.get())) return;
+    more = more || listener->ready;
+  }
+  accept_ready_ = more;
+}
+
+bool Worker::AcceptFrom(Listener* listener) {
+  const int most = ending() ? kMaxLastAccepts : kAcceptsPerTurn;
+  for (int i = 0; i < most; ++i) {
     if (clients_.size() >= options_.max_connections) {
       PauseAccepting();
-      return;
+      return false;
     }
     sockaddr_storage address{};
     socklen_t size = sizeof(address);
-    const int fd = accept4(listener_.fd, reinterpret_cast<sockaddr*>(&address),
+    const int fd = accept4(listener->fd, reinterpret_cast<sockaddr*>(&address),
                            &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
       if (errno == EAGAIN || errno == EWOULDBLOCK) {
-        accept_ready_ = false;
-      } else {
-        PauseAccepting();
+        listener->ready = false;
+        return true;
       }
-      return;
+      PauseAccepting();
+      return false;
     }
     ClientConnection* const client = client_slab_.Take();
     client->fd = fd;
@@ -307,13 +345,16 @@ void Worker::Accept() {
       client->open = false;
       client_slab_.Give(client);
       PauseAccepting();
-      return;
+      return false;
     }
     clients_.PushFront(client);
     counters_.accepted.Add(1);
     counters_.client_connections.Set(clients_.size());
-    Arm(client, ClientTimer::kIdle, options_.header_timeout_ms);
+    Arm(client, ClientTimer::kIdle,
+        ending() ? std::min(options_.header_timeout_ms, kLastRequestMs)
+                 : options_.header_timeout_ms);
   }
+  return true;
 }
 
 void Worker::PauseAccepting() {
@@ -323,35 +364,86 @@ void Worker::PauseAccepting() {
   accept_again_ms_ = now_ms_ + 50;
 }
 
-void Worker::StartDraining() {
-  draining_ = true;
-  drain_deadline_ms_ = now_ms_ + options_.drain_timeout_ms;
-  if (listener_fd_.valid()) {
-    // What the kernel has completed on our queue would be reset with it.
-    accept_ready_ = true;
-    accept_again_ms_ = 0;
-    Accept();
-    accept_ready_ = false;
-    listener_fd_.reset();
+void Worker::HandleOrders() {
+  if (!accepting_ && accept_wanted_.load(std::memory_order_acquire) &&
+      !WatchListeners()) {
+    // Only without memory. What is in the queues is then looked for.
+    for (const std::unique_ptr<Listener>& listener : listeners_)
+      listener->ready = accept_ready_ = true;
   }
+  const Phase wanted = wanted_phase_.load(std::memory_order_acquire);
+  if (wanted > phase_) GoOnTo(wanted);
+  if (ending() && !listeners_.empty() && now_ms_ >= close_listeners_ms_)
+    CloseListeners();
+}
+
+void Worker::GoOnTo(Phase phase) {
+  phase_ = phase;
+  if (!ending()) return;
+  drain_deadline_ms_ = now_ms_ + (phase == Phase::kHandedOver
+                                      ? options_.handover_drain_timeout_ms
+                                      : options_.drain_timeout_ms);
+  close_listeners_ms_ = now_ms_;
+  if (phase == Phase::kHandedOver || context_.listeners_kept_elsewhere) {
+    // Others accept what waits.
+    CloseListeners();
+  } else if (!listeners_.empty() && accepting_) {
+    // What the kernel has completed on our queue, or is about to, would be
+    // reset with it.
+    for (const std::unique_ptr<Listener>& listener : listeners_) {
+      if (RefuseNewConnections(listener->fd))
+        close_listeners_ms_ = now_ms_ + kSettleMs;
+    }
+  }
+  ExpireIdleClients();
+  ExpireTunnels();
+}
+
+void Worker::ExpireIdleClients() {
+  // Those that are closed are not closed all at once, as all come back.
+  const int64_t idle_ms = options_.handover_idle_ms;
+  int64_t count = 0;
   for (ClientConnection* client = clients_.front(); client != nullptr;) {
     ClientConnection* const next = client->list_next;
     if (client->state == ClientState::kIdle) {
       // A request may have arrived: read once more before closing.
       client->readable = true;
       ReadHead(client);
-      if (client->open && client->state == ClientState::kIdle &&
-          client->requests > 0) {
+      if (!client->open || client->state != ClientState::kIdle) {
+        client = next;
+        continue;
+      }
+      if (phase_ == Phase::kHandedOver) {
+        Arm(client, ClientTimer::kIdle,
+            idle_ms / 2 + idle_ms * ++count / (2 * (clients_.size() + 1)));
+      } else if (client->requests > 0) {
         CloseClient(client, false);
-      } else if (client->open && client->state == ClientState::kIdle) {
+      } else {
         // New: its first request is on its way.
         Arm(client, ClientTimer::kIdle,
-            std::min<int64_t>(options_.header_timeout_ms, 1000));
+            std::min(options_.header_timeout_ms, kLastRequestMs));
       }
     }
     client = next;
   }
-  ExpireTunnels();
+}
+
+void Worker::CloseListeners() {
+  if (phase_ == Phase::kDraining && accepting_ &&
+      !context_.listeners_kept_elsewhere) {
+    accept_again_ms_ = 0;
+    for (const std::unique_ptr<Listener>& listener : listeners_)
+      listener->ready = true;
+    Accept();
+  }
+  for (const std::unique_ptr<Listener>& listener : listeners_) {
+    // Another process may have the socket too; closing our descriptor would
+    // then not end that we are told of its connections.
+    if (accepting_)
+      epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener->fd, nullptr);
+  }
+  listeners_.clear();
+  accept_ready_ = false;
 }
 
 void Worker::ApplyRoutes() {
@@ -457,11 +549,14 @@ void Worker::ExpireTunnels() {
        client = client->list_next) {
     if (client->state != ClientState::kTunnel) continue;
     const UpstreamConnection* const upstream = client->exchange->upstream;
-    if (!draining_ && upstream->endpoint->accepts) continue;
+    if (!ending() && upstream->endpoint->accepts) continue;
     Exchange* const exchange = client->exchange;
     if (exchange->tunnel_expiring) continue;
     exchange->tunnel_expiring = true;
-    Arm(client, ClientTimer::kTunnel, options_.drain_timeout_ms);
+    Arm(client, ClientTimer::kTunnel,
+        phase_ == Phase::kHandedOver && upstream->endpoint->accepts
+            ? options_.handover_drain_timeout_ms
+            : options_.drain_timeout_ms);
   }
 }
 

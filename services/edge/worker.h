@@ -40,6 +40,9 @@ struct WorkerContext {
   const RouteTable* routes = nullptr;
   WorkerCounters* counters = nullptr;
   AccessLog::Queue* log = nullptr;  // nullptr: no access log.
+  bool paused = false;              // Until StartAccepting.
+  // See ListenSockets.
+  bool listeners_kept_elsewhere = false;
   // The page at a path below `/_mesh`; called on the worker's thread.
   std::function<Page(absl::string_view path)> pages;
 };
@@ -48,24 +51,39 @@ struct WorkerContext {
 // balancers; it shares nothing with other workers but the route table. In
 // steady state it takes no lock and allocates nothing per request.
 //
-// Run is called on the worker's thread; Drain, Wake and applied_version may be
-// called from any.
+// Run is called on the worker's thread; StartAccepting, Enter, Wake and
+// applied_version may be called from any.
 class Worker {
  public:
-  // Takes over `listener`, which is bound and listening.
-  static absl::StatusOr<std::unique_ptr<Worker>> Create(WorkerContext context,
-                                                        UniqueFd listener);
+  // What a worker does, in the order in which it may go on to it.
+  enum class Phase : uint8_t {
+    kServing,
+    // Each response is the last of its connection.
+    kLameDuck,
+    // The listeners go on in another process. Takes no new connections; those
+    // that are idle get time for a last request.
+    kHandedOver,
+    // Takes no new connections, closes idle ones, lets the others finish.
+    kDraining,
+  };
+
+  // Takes over `listeners`, which are bound and listening.
+  static absl::StatusOr<std::unique_ptr<Worker>> Create(
+      WorkerContext context, std::vector<UniqueFd> listeners);
   ~Worker();
 
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // Serves until Drain was called and the last connection is gone, or until
-  // the drain timeout after that.
+  // Serves until it has entered kHandedOver or kDraining and the last
+  // connection is gone, or until the timeout of that phase.
   void Run();
 
-  // Stops accepting, closes idle connections, and lets the others finish.
-  void Drain();
+  // Begins to accept, if the context said to wait.
+  void StartAccepting();
+
+  // Goes on to `phase`; does nothing if it has been reached.
+  void Enter(Phase phase);
 
   // Makes Run look at the route table now.
   void Wake();
@@ -77,6 +95,9 @@ class Worker {
   }
 
  private:
+  // While draining, for a client to send a request that is on its way.
+  static constexpr int64_t kLastRequestMs = 1000;
+
   enum class Io : uint8_t { kOk, kBlocked, kEnd, kError, kFull };
 
   // Why an attempt at an endpoint came to nothing.
@@ -88,7 +109,7 @@ class Worker {
     bool closed = false;   // The connection ended before a byte came back.
   };
 
-  Worker(WorkerContext context, UniqueFd listener, UniqueFd epoll,
+  Worker(WorkerContext context, std::vector<UniqueFd> listeners, UniqueFd epoll,
          UniqueFd wakeup);
 
   // worker.cc: the loop, connections and routes.
@@ -97,9 +118,19 @@ class Worker {
   void HandleEvents(const epoll_event* events, int count);
   void HandleTimers();
   void HandleResumed();
+  // False: the listeners cannot be watched.
+  bool WatchListeners();
   void Accept();
+  // False: accepting is paused.
+  bool AcceptFrom(Listener* listener);
   void PauseAccepting();
-  void StartDraining();
+  // Does what StartAccepting and Enter asked for.
+  void HandleOrders();
+  void GoOnTo(Phase phase);
+  // Ends what would otherwise wait for long.
+  void ExpireIdleClients();
+  void CloseListeners();
+  bool ending() const { return phase_ >= Phase::kHandedOver; }
   bool Watch(Pollable* pollable, int fd, uint32_t events);
   void ApplyRoutes();
   void ApplyRoute(AppState* app, uint64_t version);
@@ -177,10 +208,9 @@ class Worker {
   const WorkerOptions& options_;
   WorkerCounters& counters_;
 
-  UniqueFd listener_fd_;
+  std::vector<std::unique_ptr<Listener>> listeners_;
   UniqueFd epoll_;
   UniqueFd wakeup_fd_;
-  Pollable listener_{Pollable::Kind::kListener};
   Pollable wakeup_{Pollable::Kind::kWakeup};
   uint16_t listen_port_ = 0;
 
@@ -212,9 +242,13 @@ class Worker {
   bool applying_ = false;  // Routes; endpoints are collected at the end of it.
   bool accept_ready_ = false;
   int64_t accept_again_ms_ = 0;  // Paused until then.
-  bool draining_ = false;
+  bool accepting_ = false;
+  // When the listeners are closed, once no new connection can begin.
+  int64_t close_listeners_ms_ = 0;
+  Phase phase_ = Phase::kServing;
   int64_t drain_deadline_ms_ = 0;
-  std::atomic<bool> drain_requested_{false};
+  std::atomic<Phase> wanted_phase_{Phase::kServing};
+  std::atomic<bool> accept_wanted_{false};
   std::atomic<uint64_t> applied_version_{0};
   AccessRecord record_;
 };

@@ -330,7 +330,7 @@ void Worker::StartRequest(Exchange* exchange) {
   client->timer_for = ClientTimer::kStalled;
   exchange->held = request.size;
   exchange->bytes_in = request.size;
-  exchange->close_client = request.close || draining_;
+  exchange->close_client = request.close || phase_ != Phase::kServing;
   exchange->request_body.Reset(request.body, request.content_length);
   exchange->continue_owed = request.expect_continue;
   if (client->peer_closed) {
@@ -511,7 +511,8 @@ void Worker::SendLocal(Exchange* exchange, int status,
     exchange->bytes_in += static_cast<int64_t>(rest.consumed);
     if (rest.step == BodyReader::Step::kError) close = true;
   }
-  exchange->close_client = exchange->close_client || close || draining_ ||
+  exchange->close_client = exchange->close_client || close ||
+                           phase_ != Phase::kServing ||
                            !exchange->request_body.done();
   exchange->to_origin.Clear();
   exchange->status = status;
@@ -798,7 +799,7 @@ void Worker::FinishExchange(Exchange* exchange) {
                     exchange->request_sent && !exchange->response.close);
   }
   RecordExchange(exchange);
-  const bool close = exchange->close_client || draining_ || !in_sync;
+  const bool close = exchange->close_client || !in_sync;
   const bool cut_short = exchange->cut_short;
   if (in_sync) client->in.Consume(exchange->held);
   EndExchange(exchange);
@@ -813,7 +814,11 @@ void Worker::FinishExchange(Exchange* exchange) {
     return;
   }
   client->in.Settle(&blocks_);
-  Arm(client, ClientTimer::kIdle, options_.idle_timeout_ms);
+  // While draining: the client was not told that this was the last response, so
+  // its next request may be on its way.
+  Arm(client, ClientTimer::kIdle,
+      ending() ? std::min(options_.idle_timeout_ms, kLastRequestMs)
+               : options_.idle_timeout_ms);
   if (client->readable) Resume(client);
 }
 

@@ -36,6 +36,11 @@ struct WorkerOptions {
   int64_t upstream_idle_timeout_ms = 4'000;
   // For requests, and for tunnels of an endpoint that was removed.
   int64_t drain_timeout_ms = 10'000;
+  // The same once another process has taken over the listening sockets.
+  int64_t handover_drain_timeout_ms = 60'000;
+  // And for idle clients to make their last request there, before they are
+  // closed, the first of them after half of it.
+  int64_t handover_idle_ms = 5'000;
 
   uint32_t max_head_bytes = kDefaultMaxHeadBytes;
   int64_t max_body_bytes = 0;  // 0: no limit.

@@ -375,7 +375,7 @@ bool Worker::TakeResponseHead(Exchange* exchange) {
     exchange->out_body = BodyKind::kChunked;
   // A client that has not sent all of its request may go on with it for long;
   // what the answer did not wait for is thrown away afterwards.
-  if (!exchange->request_body.done() || draining_)
+  if (!exchange->request_body.done() || phase_ != Phase::kServing)
     exchange->close_client = true;
   rewrite.body = exchange->out_body;
   rewrite.keep_content_length = head.status != 204;
@@ -544,8 +544,8 @@ void Worker::ReleaseUpstream(Exchange* exchange, bool reuse) {
           ? 0
           : std::max(options_.max_idle_per_endpoint, endpoint->peak);
   if (!reuse || upstream->peer_closed || upstream->broken ||
-      !upstream->in.empty() || !endpoint->accepts || draining_ ||
-      endpoint->idle.size() >= max_idle) {
+      !upstream->in.empty() || !endpoint->accepts ||
+      phase_ == Phase::kDraining || endpoint->idle.size() >= max_idle) {
     return CloseUpstream(upstream);
   }
   if (upstream->readable) {
@@ -589,7 +589,7 @@ void Worker::StartTunnel(Exchange* exchange) {
   ++tunnels_;
   TimerWheel::Disarm(&exchange->upstream->timer);
   client->readable = exchange->upstream->readable = true;
-  if (draining_ || !exchange->upstream->endpoint->accepts) ExpireTunnels();
+  if (ending() || !exchange->upstream->endpoint->accepts) ExpireTunnels();
   PumpTunnel(exchange);
 }
 
