@@ -2,8 +2,10 @@
 
 #include <utility>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "glog/logging.h"
+#include "services/edge/traffic_parser.h"
 
 namespace mycelium::edge {
 namespace {
@@ -56,7 +58,7 @@ void FabricRoutes::OnPlans(
       for (auto it = plans_.begin(); it != plans_.end();) {
         dirty_.insert(it->first);
         if (hold) {
-          it->second = until;
+          it->second.held_until = until;
           ++it;
         } else {
           plans_.erase(it++);
@@ -66,8 +68,7 @@ void FabricRoutes::OnPlans(
     }
     plans_epoch_ = update.epoch;
     for (const fabric::v1::Plan& plan : update.puts) {
-      dirty_.insert(plan.app_name());
-      plans_[plan.app_name()] = absl::InfiniteDuration();
+      PutPlan(plan);
     }
     for (const std::string& app : update.deletes) {
       dirty_.insert(app);
@@ -168,7 +169,7 @@ void FabricRoutes::Tick() {
   {
     MutexLock lock(mutex_);
     for (auto it = plans_.begin(); it != plans_.end();) {
-      if (it->second > now) {
+      if (it->second.held_until > now) {
         ++it;
         continue;
       }
@@ -191,6 +192,26 @@ void FabricRoutes::Tick() {
   changed_();
 }
 
+void FabricRoutes::PutPlan(const fabric::v1::Plan& plan) {
+  const std::string& app = plan.app_name();
+  const auto [it, added] = plans_.try_emplace(app);
+  KnownPlan& known = it->second;
+  known.held_until = absl::InfiniteDuration();
+  dirty_.insert(app);
+  absl::StatusOr<TrafficPolicy> traffic =
+      TrafficPolicyOf(plan.traffic(), options_.balancing);
+  if (traffic.ok()) {
+    known.traffic = *std::move(traffic);
+    return;
+  }
+  // A fabric checks plans, so this one is of another version. The app is served
+  // as before rather than not at all.
+  LOG(ERROR) << "the plan of " << app << ": " << traffic.status().message()
+             << "; its requests are treated "
+             << (added ? "by default" : "as before");
+  if (added) known.traffic.balancing = options_.balancing;
+}
+
 void FabricRoutes::PutEndpoint(PbEndpoint endpoint) {
   Known& known = endpoints_[endpoint.app_name()][endpoint.instance_id()];
   // Another claim or another address is another instance: nothing of the old
@@ -209,7 +230,8 @@ std::shared_ptr<const AppRoute> FabricRoutes::BuildRoute(
     const std::string& app) {
   auto route = std::make_shared<AppRoute>();
   route->name = app;
-  route->policy = options_.policy;
+  if (const auto plan = plans_.find(app); plan != plans_.end())
+    route->traffic = plan->second.traffic;
   std::shared_ptr<AppStats>& stats = app_stats_[app];
   if (stats == nullptr) stats = std::make_shared<AppStats>(options_.workers);
   route->stats = stats;

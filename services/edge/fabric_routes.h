@@ -18,6 +18,7 @@
 #include "lib/fabric_client/watch.h"
 #include "mycelium/fabric/v1/fabric.pb.h"
 #include "services/edge/route_table.h"
+#include "services/edge/traffic_policy.h"
 
 namespace mycelium::edge {
 
@@ -33,7 +34,8 @@ class FabricRoutes {
  public:
   struct Options {
     int workers = 1;
-    BalancePolicy policy = BalancePolicy::kRoundRobin;
+    // Of apps whose plans do not say.
+    BalancePolicy balancing = BalancePolicy::kRoundRobin;
     absl::Duration hold_after_epoch_change = absl::Seconds(15);
   };
 
@@ -68,6 +70,11 @@ class FabricRoutes {
     std::shared_ptr<EndpointStats> stats;  // The identity of the instance.
     absl::Duration held_until = absl::InfiniteDuration();
   };
+  struct KnownPlan {
+    TrafficPolicy traffic;
+    // Until when it is held although it is gone.
+    absl::Duration held_until = absl::InfiniteDuration();
+  };
   struct Mark {
     uint64_t version;
     Position position;
@@ -75,6 +82,8 @@ class FabricRoutes {
 
   // What is not in a reset of another epoch; forgets the rest.
   bool Holds(absl::string_view old_epoch, absl::string_view new_epoch) const;
+  void PutPlan(const fabric::v1::Plan& plan)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PutEndpoint(fabric::v1::Endpoint endpoint)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::shared_ptr<const AppRoute> BuildRoute(const std::string& app)
@@ -88,9 +97,8 @@ class FabricRoutes {
   const std::function<void()> changed_;
 
   mutable Mutex mutex_;
-  // App to until when a plan that is gone is held.
-  absl::flat_hash_map<std::string, absl::Duration> plans_
-      ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::string, KnownPlan> plans_
+      ABSL_GUARDED_BY(mutex_);  // By app.
   // By app, then instance.
   absl::flat_hash_map<std::string, absl::btree_map<std::string, Known>>
       endpoints_ ABSL_GUARDED_BY(mutex_);

@@ -220,6 +220,32 @@ TEST_F(FabricRoutesTest, CountsWhatIsInFlightOnDrainingEndpointsOnly) {
   EXPECT_EQ(loads[0].in_flight(), 3);
 }
 
+TEST_F(FabricRoutesTest, TreatsRequestsAsThePlanSaysAtOnce) {
+  Begin();
+  EXPECT_EQ(table_.Current()->apps.at("app")->traffic.max_in_flight, 0);
+
+  PbPlan plan = PlanOf("app");
+  plan.mutable_traffic()->set_max_in_flight(7);
+  plan.mutable_traffic()->mutable_hold();
+  routes_.OnPlans(Update<PbPlan>(false, {plan}));
+
+  const TrafficPolicy& traffic = table_.Current()->apps.at("app")->traffic;
+  EXPECT_EQ(traffic.max_in_flight, 7);
+  EXPECT_TRUE(traffic.hold.has_value());
+}
+
+TEST_F(FabricRoutesTest, KeepsThePolicyWhenAPlanCannotBeUnderstood) {
+  Begin();
+  PbPlan plan = PlanOf("app");
+  plan.mutable_traffic()->set_max_in_flight(7);
+  routes_.OnPlans(Update<PbPlan>(false, {plan}));
+
+  plan.mutable_traffic()->set_max_in_flight(-1);
+  routes_.OnPlans(Update<PbPlan>(false, {plan}));
+
+  EXPECT_EQ(table_.Current()->apps.at("app")->traffic.max_in_flight, 7);
+}
+
 TEST_F(FabricRoutesTest, SharesTheRoutesOfAppsThatDidNotChange) {
   Begin();
   routes_.OnPlans(Update<PbPlan>(false, {PlanOf("other")}));

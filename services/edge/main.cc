@@ -30,6 +30,7 @@
 #include "services/edge/edge_status.h"
 #include "services/edge/fabric_link.h"
 #include "services/edge/route_table.h"
+#include "services/edge/traffic_parser.h"
 
 DEFINE_string(listen, "127.0.0.1:8080",
               "HOST:PORT to serve HTTP/1.1 on; port 0 takes a free one");
@@ -49,13 +50,19 @@ DEFINE_string(edge_id, "",
 DEFINE_string(static_endpoints, "",
               "app=URL[,app=URL...]: endpoints to route to without a fabric; "
               "repeat an app for several; app= alone has no endpoint");
+DEFINE_string(static_traffic, "",
+              "app=JSON[;app=JSON...]: how requests of static endpoints are "
+              "treated, each JSON a mycelium.fabric.v1.Traffic, such as "
+              "shop={\"maxInFlight\":100}");
 DEFINE_int32(workers, 0,
              "event loops, each on its own thread; 0: one per core");
 DEFINE_string(
     access_log, "",
     "file for one JSON line per request, - for stdout, empty for none");
-DEFINE_string(balance, "round-robin",
-              "round-robin, least-request or peak-ewma");
+DEFINE_string(
+    balance, "round-robin",
+    "round-robin, least-request or peak-ewma, for apps whose plans do "
+    "not say");
 DEFINE_string(trusted_proxies, "",
               "ADDRESS[/BITS],...: peers whose X-Forwarded-* and X-Request-Id "
               "are believed");
@@ -228,22 +235,31 @@ absl::Status Run() {
     return absl::InvalidArgumentError(
         "--fabric and --static_endpoints exclude each other");
   }
+  if (!FLAGS_fabric.empty() && !FLAGS_static_traffic.empty()) {
+    return absl::InvalidArgumentError(
+        "--fabric and --static_traffic exclude each other: with a fabric, "
+        "plans "
+        "say how requests are treated");
+  }
   MYC_ASSIGN_OR_RETURN(Edge::Options options, OptionsFromFlags(edge_id));
-  MYC_ASSIGN_OR_RETURN(const BalancePolicy policy, PolicyFromFlags());
+  MYC_ASSIGN_OR_RETURN(const BalancePolicy balancing, PolicyFromFlags());
   const int workers = options.workers;
 
   RouteTable routes;
   std::unique_ptr<FabricLink> link;
   if (FLAGS_fabric.empty()) {
-    MYC_ASSIGN_OR_RETURN(
-        RouteSnapshot snapshot,
-        ParseStaticEndpoints(FLAGS_static_endpoints, workers, policy));
+    MYC_ASSIGN_OR_RETURN(const auto traffic,
+                         ParseStaticTraffic(FLAGS_static_traffic, balancing));
+    MYC_ASSIGN_OR_RETURN(RouteSnapshot snapshot,
+                         ParseStaticEndpoints(FLAGS_static_endpoints, workers,
+                                              balancing, traffic));
     routes.Publish(std::move(snapshot));
   } else {
     MYC_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
                          rpc::Connect(FLAGS_fabric, rpc::TlsFilesFromFlags()));
     link = std::make_unique<FabricLink>(
-        channel, FabricRoutes::Options{.workers = workers, .policy = policy},
+        channel,
+        FabricRoutes::Options{.workers = workers, .balancing = balancing},
         Clock::Real(), &routes);
     options.fabric_state = [link = link.get()] { return link->state(); };
   }

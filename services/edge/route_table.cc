@@ -74,9 +74,9 @@ absl::StatusOr<Endpoint> ParseEndpointUrl(absl::string_view url) {
   return endpoint;
 }
 
-absl::StatusOr<RouteSnapshot> ParseStaticEndpoints(absl::string_view text,
-                                                   int workers,
-                                                   BalancePolicy policy) {
+absl::StatusOr<RouteSnapshot> ParseStaticEndpoints(
+    absl::string_view text, int workers, BalancePolicy balancing,
+    const absl::flat_hash_map<std::string, TrafficPolicy>& traffic) {
   absl::flat_hash_map<std::string, AppRoute> apps;
   for (const absl::string_view item :
        absl::StrSplit(text, ',', absl::SkipWhitespace())) {
@@ -102,10 +102,18 @@ absl::StatusOr<RouteSnapshot> ParseStaticEndpoints(absl::string_view text,
     endpoint.stats = std::make_shared<EndpointStats>(workers);
     app.ready.push_back(std::make_shared<const Endpoint>(std::move(endpoint)));
   }
+  for (const auto& [name, policy] : traffic) {
+    if (!apps.contains(name)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "static traffic names ", Quoted(name), ", which is no app here"));
+    }
+  }
   RouteSnapshot snapshot;
   for (auto& [name, app] : apps) {
     app.name = name;
-    app.policy = policy;
+    app.traffic.balancing = balancing;
+    if (const auto found = traffic.find(name); found != traffic.end())
+      app.traffic = found->second;
     app.stats = std::make_shared<AppStats>(workers);
     snapshot.apps.emplace(name,
                           std::make_shared<const AppRoute>(std::move(app)));

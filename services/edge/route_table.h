@@ -14,8 +14,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "lib/base/mutex.h"
-#include "services/edge/balancer.h"
 #include "services/edge/stats.h"
+#include "services/edge/traffic_policy.h"
 
 namespace mycelium::edge {
 
@@ -38,7 +38,7 @@ struct Endpoint {
 // One app. Immutable but for its statistics; a changed app is a new object.
 struct AppRoute {
   std::string name;
-  BalancePolicy policy = BalancePolicy::kRoundRobin;
+  TrafficPolicy traffic;
   // Those that may get new requests.
   std::vector<std::shared_ptr<const Endpoint>> ready;
   // Those that only finish what they have, whatever the reason.
@@ -78,10 +78,13 @@ class RouteTable {
 absl::StatusOr<Endpoint> ParseEndpointUrl(absl::string_view url);
 
 // A snapshot from `app=URL[,app=URL...]`, for a mesh without a fabric. An app
-// that is repeated has several endpoints.
-absl::StatusOr<RouteSnapshot> ParseStaticEndpoints(absl::string_view text,
-                                                   int workers,
-                                                   BalancePolicy policy);
+// that is repeated has several endpoints. Apps that `traffic` does not name are
+// treated by default, with `balancing`.
+//
+// InvalidArgument: the text is no such list, or `traffic` names another app.
+absl::StatusOr<RouteSnapshot> ParseStaticEndpoints(
+    absl::string_view text, int workers, BalancePolicy balancing,
+    const absl::flat_hash_map<std::string, TrafficPolicy>& traffic = {});
 
 }  // namespace mycelium::edge
 

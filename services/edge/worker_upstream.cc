@@ -23,7 +23,7 @@ constexpr int kMaxInterimResponses = 32;
 void Worker::Dispatch(Exchange* exchange) {
   AppState* const app = exchange->app;
   Balanced* const choice = app->balancer.Pick(
-      app->route->policy,
+      app->route->traffic.balancing,
       {exchange->tried.data(), static_cast<size_t>(exchange->tried_count)},
       now_us_);
   if (choice == nullptr)
@@ -510,7 +510,7 @@ bool Worker::TryAgain(Exchange* exchange, const Failure& failure) {
     if (app->retrying >= budget) return false;
   }
   Balanced* const choice = app->balancer.Pick(
-      app->route->policy,
+      app->route->traffic.balancing,
       {exchange->tried.data(), static_cast<size_t>(exchange->tried_count)},
       now_us_);
   if (choice == nullptr) return false;
