@@ -1,9 +1,12 @@
 // SHA-256, base64 and Ed25519, against the vectors of their standards.
 
 #include <fcntl.h>
+#include <openssl/evp.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
+#include <random>
 #include <string>
 
 #include "absl/strings/escaping.h"
@@ -36,6 +39,69 @@ TEST(Sha256Test, HashesInPieces) {
   moved.Update("bc");
   EXPECT_EQ(moved.Finish(), Sha256Raw("abc"));
 }
+
+// The digest as OpenSSL computes it at once.
+std::string Reference(absl::string_view bytes) {
+  std::array<unsigned char, Sha256::kDigestBytes> digest;
+  EXPECT_EQ(EVP_Digest(bytes.data(), bytes.size(), digest.data(), nullptr,
+                       EVP_sha256(), nullptr),
+            1);
+  return {digest.begin(), digest.end()};
+}
+
+class Sha256BothTest : public ::testing::TestWithParam<Sha256::Both> {};
+
+TEST_P(Sha256BothTest, IsTheSameAsFeedingEach) {
+  std::mt19937 random(1);
+  const auto below = [&random](size_t bound) {
+    return std::uniform_int_distribution<size_t>(0, bound - 1)(random);
+  };
+  std::string data(20'000, '\0');
+  for (char& byte : data) byte = static_cast<char>(random());
+  for (int run = 0; run < 2'000; ++run) {
+    Sha256 first;
+    Sha256 second;
+    std::string fed_first = data.substr(0, below(200));
+    std::string fed_second = data.substr(300, below(200));
+    first.Update(fed_first);
+    second.Update(fed_second);
+    for (size_t pieces = 1 + below(4); pieces > 0; --pieces) {
+      // Of all alignments; often less than what is worth the effort.
+      const size_t begin = below(1'000);
+      const size_t size = below(run % 2 == 0 ? 700 : 6'000);
+      const absl::string_view piece =
+          absl::string_view(data).substr(begin, size);
+      Sha256::UpdateBoth(first, second, piece, GetParam());
+      absl::StrAppend(&fed_first, piece);
+      absl::StrAppend(&fed_second, piece);
+      // Alone in between, as one is when the other comes to its end.
+      const absl::string_view alone = piece.substr(0, below(100));
+      first.Update(alone);
+      absl::StrAppend(&fed_first, alone);
+    }
+    SCOPED_TRACE(run);
+    ASSERT_EQ(second.Finish(), Reference(fed_second));
+    ASSERT_EQ(first.Finish(), Reference(fed_first));
+  }
+}
+
+TEST_P(Sha256BothTest, CountsBeyond32BitsOfLength) {
+  // 2^32 bits are 512 MiB; the length goes into the last block.
+  const std::string data(size_t{8} << 20, 'x');
+  Sha256 first;
+  Sha256 second;
+  Sha256 alone;
+  second.Update("y");
+  for (int i = 0; i < 65; ++i) {
+    Sha256::UpdateBoth(first, second, data, GetParam());
+    alone.Update(data);
+  }
+  EXPECT_EQ(first.Finish(), alone.Finish());
+}
+
+INSTANTIATE_TEST_SUITE_P(How, Sha256BothTest,
+                         ::testing::Values(Sha256::Both::kFastest,
+                                           Sha256::Both::kOneByOne));
 
 TEST(Sha256Test, HashesAFileWhateverItsOffsetIs) {
   const UniqueFd fd(memfd_create("sha256", MFD_CLOEXEC));

@@ -13,7 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
-struct evp_md_ctx_st;  // OpenSSL's EVP_MD_CTX.
+struct SHA256state_st;  // OpenSSL's SHA256_CTX.
 
 namespace mycelium::crypto {
 
@@ -29,16 +29,30 @@ class Sha256 {
 
   void Update(absl::string_view bytes);
 
+  // Which code UpdateBoth() runs.
+  enum class Both {
+    kFastest,   // What this machine does fastest.
+    kOneByOne,  // What works on every machine.
+  };
+
+  // Feeds the same bytes to both, which must be different objects: to the same
+  // end as an Update() of each, but in two thirds of the time where the CPU has
+  // SHA instructions. It gains nothing for less than some hundred bytes at a
+  // time.
+  static void UpdateBoth(Sha256& first, Sha256& second, absl::string_view bytes,
+                         Both how = Both::kFastest);
+
   // The 32 raw bytes of the digest of all that was fed. The object must not be
   // used afterwards, except to be assigned to.
   [[nodiscard]] std::string Finish();
 
  private:
-  struct Free {
-    void operator()(evp_md_ctx_st* context) const;
-  };
+  // How many bytes complete the block that is under way; 0 if none is.
+  size_t BytesToBlock() const;
+  // Says that so many blocks were fed to the state itself.
+  void CountBlocks(size_t count);
 
-  std::unique_ptr<evp_md_ctx_st, Free> context_;
+  std::unique_ptr<SHA256state_st> context_;
 };
 
 // The digest of `bytes`: 32 raw bytes.

@@ -240,7 +240,8 @@ class StreamingVerifier::Impl {
  public:
   explicit Impl(const Limits& limits) : limits_(limits) {}
 
-  absl::Status Update(absl::string_view chunk) {
+  // `whole` may be null.
+  absl::Status Update(absl::string_view chunk, crypto::Sha256* whole) {
     if (position_ + static_cast<int64_t>(chunk.size()) >
         limits_.max_file_bytes) {
       return Refuse("E_SIZE",
@@ -248,7 +249,7 @@ class StreamingVerifier::Impl {
                                  limits_.max_file_bytes, " bytes allowed"));
     }
     while (!chunk.empty()) {
-      const size_t taken = Take(chunk);
+      const size_t taken = Take(chunk, whole);
       position_ += static_cast<int64_t>(taken);
       chunk.remove_prefix(taken);
     }
@@ -262,7 +263,31 @@ class StreamingVerifier::Impl {
   enum class State { kHeader, kData, kSkip, kLost };
 
   // Uses bytes from the front of `chunk` and says how many, at least one.
-  size_t Take(absl::string_view chunk) {
+  size_t Take(absl::string_view chunk, crypto::Sha256* whole) {
+    if (state_ == State::kData) return TakeData(chunk, whole);
+    const size_t taken = TakeOther(chunk);
+    if (whole != nullptr) whole->Update(chunk.substr(0, taken));
+    return taken;
+  }
+
+  size_t TakeData(absl::string_view chunk, crypto::Sha256* whole) {
+    const absl::string_view bytes = chunk.substr(0, BytesLeft(chunk));
+    // In portions, so that the CRC finds them in the cache.
+    constexpr size_t kPortionBytes = size_t{16} << 10;
+    for (size_t i = 0; i < bytes.size(); i += kPortionBytes) {
+      const absl::string_view portion = bytes.substr(i, kPortionBytes);
+      if (whole != nullptr) {
+        crypto::Sha256::UpdateBoth(*whole, hash_, portion);
+      } else {
+        hash_.Update(portion);
+      }
+      data_.crc32 = ExtendCrc32(data_.crc32, portion);
+    }
+    OnTaken(bytes.size());
+    return bytes.size();
+  }
+
+  size_t TakeOther(absl::string_view chunk) {
     switch (state_) {
       case State::kHeader: {
         const size_t taken =
@@ -273,23 +298,27 @@ class StreamingVerifier::Impl {
         }
         return taken;
       }
-      case State::kData:
       case State::kSkip: {
-        const size_t taken = static_cast<size_t>(
-            std::min<int64_t>(static_cast<int64_t>(chunk.size()), left_));
-        if (state_ == State::kData) {
-          const absl::string_view bytes = chunk.substr(0, taken);
-          hash_.Update(bytes);
-          data_.crc32 = ExtendCrc32(data_.crc32, bytes);
-        }
-        left_ -= static_cast<int64_t>(taken);
-        if (left_ == 0) OnDataEnd();
+        const size_t taken = BytesLeft(chunk);
+        OnTaken(taken);
         return taken;
       }
+      case State::kData:
       case State::kLost:
         return chunk.size();
     }
     return chunk.size();
+  }
+
+  // How much of `chunk` belongs to the entry.
+  size_t BytesLeft(absl::string_view chunk) const {
+    return static_cast<size_t>(
+        std::min<int64_t>(static_cast<int64_t>(chunk.size()), left_));
+  }
+
+  void OnTaken(size_t bytes) {
+    left_ -= static_cast<int64_t>(bytes);
+    if (left_ == 0) OnDataEnd();
   }
 
   uint32_t HeaderField(size_t offset, size_t bytes) const {
@@ -358,7 +387,12 @@ StreamingVerifier& StreamingVerifier::operator=(StreamingVerifier&&) noexcept =
 StreamingVerifier::~StreamingVerifier() = default;
 
 absl::Status StreamingVerifier::Update(absl::string_view chunk) {
-  return impl_->Update(chunk);
+  return impl_->Update(chunk, nullptr);
+}
+
+absl::Status StreamingVerifier::Update(absl::string_view chunk,
+                                       crypto::Sha256& whole) {
+  return impl_->Update(chunk, &whole);
 }
 
 Verdict StreamingVerifier::Finish(int fd, absl::string_view digest,

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
@@ -334,6 +335,35 @@ TEST(VerifySporeTest, HashesLargeFilesOnASecondThread) {
   const crypto::TrustStore nobody;
   EXPECT_EQ(VerifySpore(fd.get(), &nobody, Now(), Limits()).digest,
             crypto::Sha256Hex(bytes));
+}
+
+TEST(StreamingVerifierTest, HashesTheWholeAlongTheWay) {
+  const std::string binary(100'000, 'x');
+  JsonValue manifest = TestManifest();
+  manifest.Set("binary_sha256", crypto::Sha256Hex(binary));
+  ZipFile stored = SporeWith(SignManifest(manifest));
+  stored.entries[1] = StoredEntry("hello", binary);
+  ZipFile deflated = stored;
+  deflated.entries[1] = DeflatedEntry("hello", binary);
+  ZipFile lost = stored;
+  lost.entries[1] = WithDescriptor(DeflatedEntry("hello", binary), false);
+  const crypto::TrustStore trust = TestTrust();
+  for (const ZipFile& zip : {stored, deflated, lost}) {
+    const std::string bytes = WriteZip(zip);
+    for (const size_t chunk_bytes : {size_t{77}, size_t{5'000}, bytes.size()}) {
+      StreamingVerifier streaming{Limits()};
+      crypto::Sha256 whole;
+      for (size_t i = 0; i < bytes.size(); i += chunk_bytes) {
+        const auto chunk = absl::string_view(bytes).substr(i, chunk_bytes);
+        ASSERT_TRUE(streaming.Update(chunk, whole).ok());
+      }
+      const std::string digest = absl::BytesToHexString(whole.Finish());
+
+      EXPECT_EQ(digest, crypto::Sha256Hex(bytes));
+      const UniqueFd fd = MemoryFile(bytes);
+      EXPECT_EQ(streaming.Finish(fd.get(), digest, &trust, Now()).code, "OK");
+    }
+  }
 }
 
 TEST(StreamingVerifierTest, IsNotMisledByHeadersThatLie) {

@@ -165,7 +165,7 @@ absl::StatusOr<std::unique_ptr<SporeStore>> SporeStore::Open(Options options) {
   return store;
 }
 
-// The pool has three threads for each upload and some for uploads that have
+// The pool has two threads for each upload and some for uploads that have
 // made room for the next but have not returned yet.
 SporeStore::SporeStore(Options options, UniqueFd lock)
     : options_(std::move(options)),
@@ -176,8 +176,8 @@ SporeStore::SporeStore(Options options, UniqueFd lock)
         return limits;
       }()),
       lock_(std::move(lock)),
-      pool_("repo-upload", 3 * options_.max_uploads + 3,
-            3 * options_.max_uploads) {}
+      pool_("repo-upload", 2 * options_.max_uploads + 2,
+            2 * options_.max_uploads) {}
 
 std::string SporeStore::ShardOf(absl::string_view digest) const {
   return absl::StrCat(options_.data_dir, "/spores/", digest.substr(0, 2));
@@ -375,7 +375,6 @@ absl::StatusOr<SporeStore::BegunPut> SporeStore::BeginPut(
       },
       *std::move(file));
   // The pool has room for the tasks of every upload that is counted.
-  CHECK(pool_.Schedule([upload] { upload->HashAll(); }));
   CHECK(pool_.Schedule([upload] { upload->FollowAll(); }));
   CHECK(pool_.Schedule([upload] { upload->WriteAll(); }));
   return BegunPut{.existing = std::nullopt, .upload = std::move(upload)};

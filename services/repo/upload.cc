@@ -79,8 +79,7 @@ bool Upload::Append(Chunk chunk) {
     } else {
       queued_bytes_ += item->cost_bytes;
       to_write_.push_back(item);
-      to_follow_.push_back(item);
-      to_hash_.push_back(std::move(item));
+      to_follow_.push_back(std::move(item));
       room = queued_bytes_ < options_.max_queued_bytes;
       waiting_for_room_ = !room;
     }
@@ -145,28 +144,19 @@ void Upload::Release(const std::shared_ptr<Item>& item) {
   if (tell_room) options_.listener->OnRoom();
 }
 
-void Upload::HashAll() {
-  crypto::Sha256 hash;
-  while (const std::shared_ptr<Item> item = Take(to_hash_)) {
-    for (const absl::string_view piece : item->chunk.pieces) {
-      hash.Update(piece);
-    }
-    Release(item);
-  }
-  digest_ = absl::BytesToHexString(hash.Finish());
-  ReaderDone();
-}
-
 void Upload::FollowAll() {
+  crypto::Sha256 hash;
   while (const std::shared_ptr<Item> item = Take(to_follow_)) {
     for (const absl::string_view piece : item->chunk.pieces) {
-      if (const absl::Status status = verifier_.Update(piece); !status.ok()) {
+      if (const absl::Status status = verifier_.Update(piece, hash);
+          !status.ok()) {
         Fail(SporeRefused(ReasonOf(status), status.message()));
         break;
       }
     }
     Release(item);
   }
+  digest_ = absl::BytesToHexString(hash.Finish());
   ReaderDone();
 }
 

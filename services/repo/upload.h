@@ -78,9 +78,10 @@ class IncomingFile {
   UniqueFd fd_;
 };
 
-// Receives one spore. Three threads work on it: one writes the bytes, one
-// follows the zip, and one hashes the whole. What waits for them is bounded by
-// `max_queued_bytes` (and one chunk), whatever the size of the spore.
+// Receives one spore. Two threads work on it: one writes the bytes, and one
+// hashes the whole and, following the zip, its entries. What waits for them is
+// bounded by `max_queued_bytes` (and one chunk), whatever the size of the
+// spore.
 //
 // Thread-safe; but only one thread may append and finish.
 class Upload {
@@ -120,10 +121,9 @@ class Upload {
   // WriteAll() ends last.
   void WriteAll();
   void FollowAll();
-  void HashAll();
 
  private:
-  static constexpr int kReaders = 3;
+  static constexpr int kReaders = 2;
 
   struct Item {
     Chunk chunk;
@@ -156,7 +156,6 @@ class Upload {
   // The queues are guarded, too, but their readers must name them.
   Queue to_write_;
   Queue to_follow_;
-  Queue to_hash_;
   size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t appended_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool waiting_for_room_ ABSL_GUARDED_BY(mutex_) = false;
