@@ -11,14 +11,10 @@
 // The client runs on the same machine and takes its share of the processor, for
 // both alike. Take ratios, not numbers.
 
-#include <fcntl.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
@@ -29,20 +25,16 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "bench/fabric/client.h"
 #include "bench/fabric/etcd.grpc.pb.h"
 #include "gflags/gflags.h"
-#include "google/protobuf/message_lite.h"
-#include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
-#include "lib/base/clock.h"
 #include "lib/base/file.h"
 #include "lib/base/mutex.h"
 #include "lib/rpc/channel.h"
@@ -58,70 +50,8 @@ DEFINE_double(seconds, 4, "length of each saturated measurement");
 DEFINE_int32(keys, 1000, "different keys that are put");
 DEFINE_string(only, "", "fabric or etcd; both if unset");
 
-extern char** environ;
-
 namespace mycelium::bench {
 namespace {
-
-absl::Duration Now() { return Clock::Real()->Monotonic(); }
-
-// A program and what it costs.
-class Process {
- public:
-  Process(const std::vector<std::string>& words, const std::string& log) {
-    std::vector<std::string> copy = words;
-    std::vector<char*> argv;
-    for (std::string& word : copy) argv.push_back(word.data());
-    argv.push_back(nullptr);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log.c_str(),
-                                     O_WRONLY | O_CREAT | O_TRUNC, 0644);
-    posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
-    if (posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ) !=
-        0) {
-      pid_ = -1;
-    }
-    posix_spawn_file_actions_destroy(&actions);
-  }
-  ~Process() {
-    if (pid_ <= 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-  }
-
-  // Processor time that it has used.
-  absl::Duration Cpu() const {
-    const absl::StatusOr<std::string> stat =
-        ReadFile(absl::StrCat("/proc/", pid_, "/stat"));
-    if (!stat.ok()) return absl::ZeroDuration();
-    const std::vector<absl::string_view> fields =
-        absl::StrSplit(stat->substr(stat->rfind(')') + 2), ' ');
-    int64_t user = 0;
-    int64_t system = 0;
-    if (fields.size() < 13 || !absl::SimpleAtoi(fields[11], &user) ||
-        !absl::SimpleAtoi(fields[12], &system)) {
-      return absl::ZeroDuration();
-    }
-    return absl::Seconds(user + system) / sysconf(_SC_CLK_TCK);
-  }
-
-  // Resident memory in kB.
-  int64_t MemoryKb() const {
-    const absl::StatusOr<std::string> status =
-        ReadFile(absl::StrCat("/proc/", pid_, "/status"));
-    if (!status.ok()) return 0;
-    for (absl::string_view line : absl::StrSplit(*status, '\n')) {
-      if (!absl::ConsumePrefix(&line, "VmRSS:")) continue;
-      int64_t kb = 0;
-      if (absl::SimpleAtoi(absl::StripSuffix(line, " kB"), &kb)) return kb;
-    }
-    return 0;
-  }
-
- private:
-  pid_t pid_ = -1;
-};
 
 // What watchers do with what they are told.
 struct Sink {
@@ -140,88 +70,6 @@ struct Sink {
   }
 };
 
-// How many elements the repeated field `field` of a message has, without
-// decoding it, so that a thousand watchers on one machine do not measure the
-// client.
-int64_t CountElements(const grpc::ByteBuffer& bytes, int field) {
-  std::vector<grpc::Slice> slices;
-  if (!bytes.Dump(&slices).ok()) return 0;
-  std::string text;
-  for (const grpc::Slice& slice : slices) {
-    text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  }
-  int64_t count = 0;
-  size_t at = 0;
-  const auto varint = [&] {
-    uint64_t value = 0;
-    for (int shift = 0; at < text.size() && shift < 64; shift += 7) {
-      const auto byte = static_cast<unsigned char>(text[at++]);
-      value |= uint64_t{byte & 0x7fu} << shift;
-      if (byte < 0x80) break;
-    }
-    return value;
-  };
-  while (at < text.size()) {
-    const uint64_t tag = varint();
-    const uint64_t value = varint();
-    if ((tag & 7) == 2) at += value;
-    if (tag >> 3 == static_cast<uint64_t>(field)) ++count;
-  }
-  return count;
-}
-
-// A stream on a connection of its own that sends one request and then only
-// reads, until it is destroyed.
-class RawStream final
-    : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
- public:
-  RawStream(const std::string& address, const std::string& method,
-            const google::protobuf::MessageLite& request, bool half_close,
-            std::function<void(grpc::ByteBuffer*)> take)
-      : take_(std::move(take)), stub_(*rpc::Connect(address, {})) {
-    const std::string bytes = request.SerializeAsString();
-    const grpc::Slice slice(bytes);
-    request_ = grpc::ByteBuffer(&slice, 1);
-    context_.set_wait_for_ready(true);
-    stub_.PrepareBidiStreamingCall(&context_, method, grpc::StubOptions(),
-                                   this);
-    if (half_close) {
-      StartWriteLast(&request_, grpc::WriteOptions());
-    } else {
-      StartWrite(&request_);
-    }
-    StartRead(&response_);
-    StartCall();
-  }
-  ~RawStream() override {
-    context_.TryCancel();
-    MutexLock lock(mutex_);
-    while (!done_) changed_.Wait(mutex_);
-  }
-
-  void OnReadDone(bool ok) override {
-    if (!ok) return;
-    take_(&response_);
-    response_.Clear();
-    StartRead(&response_);
-  }
-  void OnDone(const grpc::Status&) override {
-    MutexLock lock(mutex_);
-    done_ = true;
-    changed_.NotifyAll();
-  }
-
- private:
-  const std::function<void(grpc::ByteBuffer*)> take_;
-  grpc::ClientContext context_;
-  grpc::GenericStub stub_;
-  grpc::ByteBuffer request_;
-  grpc::ByteBuffer response_;
-  Mutex mutex_;
-  CondVar changed_;
-  bool done_ ABSL_GUARDED_BY(mutex_) = false;
-};
-
 // What is measured. A put carries the time of the client's clock.
 class Target {
  public:
@@ -234,41 +82,21 @@ class Target {
   virtual std::unique_ptr<RawStream> Watch(Sink* sink) = 0;
 };
 
-// One unary call, which lives until it is answered.
-template <typename Request, typename Response>
-struct Call {
-  grpc::ClientContext context;
-  Request request;
-  Response response;
-};
-
 class FabricTarget final : public Target {
  public:
   explicit FabricTarget(const std::string& directory)
-      : process_({FLAGS_fabric, "--listen=127.0.0.1:0",
-                  absl::StrCat("--port_file=", directory, "/port"),
-                  absl::StrCat("--data_dir=", directory, "/fabric")},
-                 absl::StrCat(directory, "/fabric.log")) {
-    for (int i = 0; i < 1000 && address_.empty(); ++i) {
-      const absl::StatusOr<std::string> text =
-          ReadFile(absl::StrCat(directory, "/port"));
-      if (text.ok()) address_ = std::string(absl::StripSuffix(*text, "\n"));
-      absl::SleepFor(absl::Milliseconds(10));
-    }
-  }
+      : fabric_(FLAGS_fabric, directory) {}
 
   std::string name() const override { return "fabric"; }
-  const Process& process() const override { return process_; }
+  const Process& process() const override { return fabric_.process(); }
 
   std::function<void(int, std::function<void(bool)>)> Putter() override {
-    stubs_.push_back(fabric::v1::Fabric::NewStub(*rpc::Connect(address_, {})));
+    stubs_.push_back(
+        fabric::v1::Fabric::NewStub(*rpc::Connect(fabric_.address(), {})));
     fabric::v1::Fabric::Stub* const stub = stubs_.back().get();
     return [stub](int key, const std::function<void(bool)>& done) {
-      auto call = std::make_shared<
-          Call<fabric::v1::PutPlanRequest, fabric::v1::PutPlanResponse>>();
-      call->context.set_wait_for_ready(true);
-      rpc::SetDeadline(call->context, absl::Seconds(30));
-      fabric::v1::Plan& plan = *call->request.mutable_plan();
+      fabric::v1::PutPlanRequest request;
+      fabric::v1::Plan& plan = *request.mutable_plan();
       plan.set_app_name(absl::StrCat("app-", key));
       plan.set_digest(std::string(64, 'a'));
       plan.set_max(1);
@@ -279,16 +107,23 @@ class FabricTarget final : public Target {
           plan.mutable_strategy()->mutable_min_ready();
       time->set_seconds(ns / 1'000'000'000);
       time->set_nanos(static_cast<int32_t>(ns % 1'000'000'000));
-      stub->async()->PutPlan(
-          &call->context, &call->request, &call->response,
-          [call, done](const grpc::Status& status) { done(status.ok()); });
+      Invoke<fabric::v1::PutPlanResponse>(
+          std::move(request),
+          [stub](grpc::ClientContext* context,
+                 const fabric::v1::PutPlanRequest* in,
+                 fabric::v1::PutPlanResponse* out, auto answered) {
+            stub->async()->PutPlan(context, in, out, std::move(answered));
+          },
+          [done](const grpc::Status& status,
+                 const fabric::v1::PutPlanResponse&) { done(status.ok()); });
     };
   }
 
   std::unique_ptr<RawStream> Watch(Sink* sink) override {
     using Response = fabric::v1::WatchPlansResponse;
     return std::make_unique<RawStream>(
-        address_, "/mycelium.fabric.v1.Fabric/WatchPlans",
+        *rpc::Connect(fabric_.address(), {}),
+        "/mycelium.fabric.v1.Fabric/WatchPlans",
         fabric::v1::WatchPlansRequest(), /*half_close=*/true,
         [sink, begun = false](grpc::ByteBuffer* bytes) mutable {
           if (begun && !sink->sampling) {
@@ -316,8 +151,7 @@ class FabricTarget final : public Target {
   }
 
  private:
-  Process process_;
-  std::string address_;
+  FabricProcess fabric_;
   // They end here, and never on a thread of gRPC that still answers a call.
   std::vector<std::unique_ptr<fabric::v1::Fabric::Stub>> stubs_;
 };
@@ -351,17 +185,21 @@ class EtcdTarget final : public Target {
     stubs_.push_back(etcdserverpb::KV::NewStub(*rpc::Connect(address_, {})));
     etcdserverpb::KV::Stub* const stub = stubs_.back().get();
     return [stub](int key, const std::function<void(bool)>& done) {
-      auto call = std::make_shared<
-          Call<etcdserverpb::PutRequest, etcdserverpb::PutResponse>>();
-      call->context.set_wait_for_ready(true);
-      rpc::SetDeadline(call->context, absl::Seconds(30));
-      call->request.set_key(absl::StrCat("app-", key));
+      etcdserverpb::PutRequest request;
+      request.set_key(absl::StrCat("app-", key));
       // About as long as a plan.
-      call->request.set_value(absl::StrFormat(
+      request.set_value(absl::StrFormat(
           "%020d%s", absl::ToInt64Nanoseconds(Now()), std::string(120, 'x')));
-      stub->async()->Put(
-          &call->context, &call->request, &call->response,
-          [call, done](const grpc::Status& status) { done(status.ok()); });
+      Invoke<etcdserverpb::PutResponse>(
+          std::move(request),
+          [stub](grpc::ClientContext* context,
+                 const etcdserverpb::PutRequest* in,
+                 etcdserverpb::PutResponse* out, auto answered) {
+            stub->async()->Put(context, in, out, std::move(answered));
+          },
+          [done](const grpc::Status& status, const etcdserverpb::PutResponse&) {
+            done(status.ok());
+          });
     };
   }
 
@@ -371,7 +209,8 @@ class EtcdTarget final : public Target {
     request.mutable_create_request()->set_key("app-");
     request.mutable_create_request()->set_range_end("app.");
     return std::make_unique<RawStream>(
-        address_, "/etcdserverpb.Watch/Watch", request, /*half_close=*/false,
+        *rpc::Connect(address_, {}), "/etcdserverpb.Watch/Watch", request,
+        /*half_close=*/false,
         [sink, begun = false](grpc::ByteBuffer* bytes) mutable {
           if (begun && !sink->sampling) {
             sink->delivered += CountElements(*bytes, 11);
@@ -443,17 +282,6 @@ double PutFor(Target& target, int depth, absl::Duration time) {
     absl::FPrintF(stderr, "%d puts failed\n", state->failed.load());
   }
   return static_cast<double>(done) / absl::ToDoubleSeconds(took);
-}
-
-double Percentile(std::vector<double>& values, double share) {
-  if (values.empty()) return 0;
-  const size_t at =
-      std::min(values.size() - 1,
-               static_cast<size_t>(share * static_cast<double>(values.size())));
-  std::nth_element(values.begin(),
-                   values.begin() + static_cast<std::ptrdiff_t>(at),
-                   values.end());
-  return values[at];
 }
 
 void Measure(Target& target, int watcher_count) {
@@ -563,9 +391,7 @@ int Run() {
 int main(int argc, char** argv) {
   gflags::ParseCommandLineFlags(&argc, &argv, true);
   if (FLAGS_fabric.empty()) {
-    const std::string self(argv[0]);
-    FLAGS_fabric = absl::StrCat(self.substr(0, self.rfind("bench/fabric/")),
-                                "services/fabric/fabric");
+    FLAGS_fabric = mycelium::bench::FabricBinary(argv[0]);
   }
   return mycelium::bench::Run();
 }

@@ -723,6 +723,28 @@ TEST_F(FabricCoreTest, AnAppOfTheLargestSizeThatWaitsTakesANewPlan) {
   EXPECT_GE(std::count(types.begin(), types.end(), "SLOTS_CHANGED"), 3);
 }
 
+TEST_F(FabricCoreTest, AnAppOfTheLargestSizeAndPlacementGetsItsSlots) {
+  constexpr int kCount = 1000;
+  Join("node-1");
+  v1::PutPlanRequest request = PlanRequest("billing", kCount, kCount);
+  auto& labels = *request.mutable_plan()->mutable_placement();
+  for (int i = 0; i < 16; ++i) {
+    std::string key = absl::StrCat("label-", i, "-");
+    key.resize(63, 'k');
+    (*labels.mutable_required_labels())[key] = std::string(63, 'v');
+  }
+  ASSERT_TRUE(Put(request).ok());
+  fabric_->Settle();
+
+  // Each tells its placement, and why no node takes it.
+  const auto stored = store_->Range(RangeRequest::Prefix(kSlots));
+  ASSERT_TRUE(stored.ok()) << stored.status();
+  ASSERT_THAT(stored->entries, SizeIs(kCount));
+  size_t bytes = 0;
+  for (const auto& entry : stored->entries) bytes += entry->value.size();
+  EXPECT_GT(bytes, StoreOptions().max_txn_bytes);
+}
+
 // --- Nodes and leases --------------------------------------------------------
 
 TEST_F(FabricCoreTest, ASilentNodeIsSuspectThenLostWithAllThatItHeld) {

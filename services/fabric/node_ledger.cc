@@ -4,7 +4,6 @@
 #include <memory>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "services/fabric/keys.h"
 #include "services/fabric/resources.h"
@@ -15,19 +14,11 @@ std::shared_ptr<const std::vector<NodeInput>> NodeLedger::Nodes() {
   MutexLock lock(mutex_);
   if (shared_ != nullptr) return shared_;
   auto nodes = std::make_shared<std::vector<NodeInput>>();
+  nodes->reserve(nodes_.size());
   for (const auto& [id, state] : nodes_) {
     if (state.record == nullptr) continue;
-    const v1::Node node = NodeOf(*state.record, state.alive.get());
-    NodeInput input;
-    input.id = id;
-    input.labels = {node.labels().begin(), node.labels().end()};
-    input.ready = node.state() == v1::Node::STATE_READY;
-    input.draining = node.scheduling() == v1::Node::SCHEDULING_DRAINING;
-    input.schedulable = node.scheduling() == v1::Node::SCHEDULING_ENABLED;
-    input.capacity = {node.capacity().cpu_milli(), node.capacity().memory_mb()};
-    input.free = input.capacity;
-    input.free -= state.reserved;
-    nodes->push_back(std::move(input));
+    nodes->push_back(state.input);
+    nodes->back().free -= state.reserved;
   }
   shared_ = std::move(nodes);
   return shared_;
@@ -41,13 +32,10 @@ Resources NodeLedger::ReservedOn(absl::string_view node) {
 
 std::vector<std::string> NodeLedger::AppsOn(absl::string_view node) {
   MutexLock lock(mutex_);
-  absl::flat_hash_set<absl::string_view> seen;
   std::vector<std::string> apps;
-  for (const auto& [name, claim] : claims_) {
-    if (claim.node == node && seen.insert(AppOf(name)).second) {
-      apps.emplace_back(AppOf(name));
-    }
-  }
+  const auto it = nodes_.find(node);
+  if (it == nodes_.end()) return apps;
+  for (const auto& [app, claims] : it->second.apps) apps.push_back(app);
   std::sort(apps.begin(), apps.end());
   return apps;
 }
@@ -64,21 +52,41 @@ void NodeLedger::Apply(const Batch& batch) {
   for (const Change& change : batch.changes) Put(change.key(), change.entry);
 }
 
+void NodeLedger::Read(const std::string& id, NodeState* state) {
+  if (state->record == nullptr) return;
+  const v1::Node node = NodeOf(*state->record, state->alive.get());
+  NodeInput& input = state->input;
+  input.id = id;
+  input.labels = {node.labels().begin(), node.labels().end()};
+  input.ready = node.state() == v1::Node::STATE_READY;
+  input.draining = node.scheduling() == v1::Node::SCHEDULING_DRAINING;
+  input.schedulable = node.scheduling() == v1::Node::SCHEDULING_ENABLED;
+  input.capacity = {node.capacity().cpu_milli(), node.capacity().memory_mb()};
+  input.free = input.capacity;
+}
+
 void NodeLedger::Put(const std::string& key, const EntryPtr& entry) {
   const absl::string_view text = key;
   if (absl::StartsWith(text, kNodes)) {
     const std::string node(text.substr(kNodes.size()));
-    nodes_[node].record = entry;
+    NodeState& state = nodes_[node];
+    state.record = entry;
+    Read(node, &state);
     EraseIfEmpty(node);
   } else if (absl::StartsWith(text, kAlive)) {
     const std::string node(text.substr(kAlive.size()));
-    nodes_[node].alive = entry;
+    NodeState& state = nodes_[node];
+    state.alive = entry;
+    Read(node, &state);
     EraseIfEmpty(node);
   } else if (absl::StartsWith(text, kClaims)) {
     const std::string name(text.substr(kClaims.size()));
     const auto it = claims_.find(name);
     if (it != claims_.end()) {
-      nodes_[it->second.node].reserved -= it->second.reserved;
+      NodeState& state = nodes_[it->second.node];
+      state.reserved -= it->second.reserved;
+      const auto app = state.apps.find(AppOf(name));
+      if (--app->second == 0) state.apps.erase(app);
       EraseIfEmpty(it->second.node);
       claims_.erase(it);
     }
@@ -87,7 +95,9 @@ void NodeLedger::Put(const std::string& key, const EntryPtr& entry) {
       claim.ParseFromString(entry->value);
       const Resources reserved = {claim.nutrients().cpu_milli(),
                                   claim.nutrients().memory_mb()};
-      nodes_[claim.node_id()].reserved += reserved;
+      NodeState& state = nodes_[claim.node_id()];
+      state.reserved += reserved;
+      ++state.apps[AppOf(name)];
       claims_[name] = {claim.node_id(), reserved};
     }
   } else {
@@ -100,8 +110,7 @@ void NodeLedger::EraseIfEmpty(const std::string& node) {
   const auto it = nodes_.find(node);
   if (it == nodes_.end()) return;
   const NodeState& state = it->second;
-  if (state.record == nullptr && state.alive == nullptr &&
-      state.reserved.cpu_milli == 0 && state.reserved.memory_mb == 0) {
+  if (state.record == nullptr && state.alive == nullptr && state.apps.empty()) {
     nodes_.erase(it);
   }
 }

@@ -38,13 +38,19 @@ class NodeLedger final : public ChangeConsumer {
   struct NodeState {
     EntryPtr record;
     EntryPtr alive;
+    // What these two say, with all of the capacity free.
+    NodeInput input;
     Resources reserved;
+    // How many claims of each app it has.
+    absl::flat_hash_map<std::string, int> apps;
   };
   struct Claim {
     std::string node;
     Resources reserved;
   };
 
+  // Makes `input` from the entries.
+  static void Read(const std::string& id, NodeState* state);
   void Put(const std::string& key, const EntryPtr& entry)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Forgets a node of which nothing is stored any more.

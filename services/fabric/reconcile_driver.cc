@@ -24,6 +24,7 @@ constexpr absl::Duration kRetryAfterError = absl::Seconds(1);
 // Compares and writes after which a transaction is cut short, so that what is
 // added to it at last still fits into what a store takes.
 constexpr size_t kFullTxn = 3500;
+constexpr size_t kFullTxnBytes = size_t{5} << 19;  // 2.5 MiB
 
 // What a plan says about a slot of its generation, beside its identity.
 void ApplyPlan(const v1::Plan& plan, bool claimed, v1::Slot* slot) {
@@ -39,6 +40,25 @@ void ApplyPlan(const v1::Plan& plan, bool claimed, v1::Slot* slot) {
                                       : FromDuration(kDefaultStopTimeout);
   // What an instance reserves was settled when it was claimed.
   if (!claimed) *slot->mutable_nutrients() = NutrientsOf(plan);
+}
+
+// Whether ApplyPlan would change `slot`; `made` is what it makes of an empty
+// one.
+bool IsOutdated(const v1::Slot& slot, const v1::Slot& made, bool claimed) {
+  const auto same = [](const auto& a, const auto& b) {
+    return a.seconds() == b.seconds() && a.nanos() == b.nanos();
+  };
+  return slot.digest() != made.digest() || slot.port() != made.port() ||
+         slot.has_placement() != made.has_placement() ||
+         !slot.has_drain_timeout() || !slot.has_stop_timeout() ||
+         !same(slot.drain_timeout(), made.drain_timeout()) ||
+         !same(slot.stop_timeout(), made.stop_timeout()) ||
+         (made.has_placement() &&
+          Serialize(slot.placement()) != Serialize(made.placement())) ||
+         (!claimed &&
+          (!slot.has_nutrients() ||
+           slot.nutrients().cpu_milli() != made.nutrients().cpu_milli() ||
+           slot.nutrients().memory_mb() != made.nutrients().memory_mb()));
 }
 
 std::string NameOf(const std::string& app, const SlotRef& ref) {
@@ -88,7 +108,9 @@ void ReconcileDriver::RunDue(absl::Duration time) {
     }
   }
   for (const std::string& app : apps) {
+    const absl::Duration begin = clock_.Monotonic();
     const absl::StatusOr<bool> done = ReconcileApp(app);
+    Rest(app, (clock_.Monotonic() - begin) * static_cast<double>(apps.size()));
     if (!done.ok()) {
       LOG(WARNING) << "cannot reconcile app " << app << ": " << done.status();
     }
@@ -99,9 +121,24 @@ void ReconcileDriver::RunDue(absl::Duration time) {
   }
 }
 
+void ReconcileDriver::Rest(const std::string& app, absl::Duration took) {
+  MutexLock lock(mutex_);
+  const auto it = apps_.find(app);
+  if (it == apps_.end()) return;
+  App& state = it->second;
+  state.rests_until =
+      clock_.Monotonic() + std::min(took * kRestFactor, kMaxRest);
+  // It may have been made due while it was looked at.
+  if (state.due >= state.rests_until) return;
+  due_.erase({state.due, app});
+  state.due = state.rests_until;
+  due_.insert({state.due, app});
+}
+
 void ReconcileDriver::MakeDue(absl::string_view app, absl::Duration at) {
   auto it = apps_.find(app);
   if (it == apps_.end()) it = apps_.emplace(std::string(app), App()).first;
+  at = std::max(at, it->second.rests_until);
   if (at >= it->second.due) return;
   due_.erase({it->second.due, it->first});
   it->second.due = at;
@@ -197,10 +234,6 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
   if (plan != nullptr) input.plan = PlanOf(*plan, first(counts).get());
   if (budget != nullptr) input.budget = BudgetOf(*budget);
 
-  absl::flat_hash_map<absl::string_view, EntryPtr> claims;
-  for (const EntryPtr& claim : claim_entries) {
-    claims[absl::string_view(claim->key).substr(kClaims.size())] = claim;
-  }
   // What is stored of each slot, and what the plan makes of it.
   struct Known {
     EntryPtr entry;
@@ -209,39 +242,57 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
     bool outdated = false;
   };
   std::map<std::string, Known, std::less<>> known;
+  v1::Slot made;
+  if (input.plan.has_value()) {
+    ApplyPlan(*input.plan, /*claimed=*/false, &made);
+  }
+  // Slots and claims have the same names and come in the same order.
+  auto next_claim = claim_entries.begin();
+  const auto claim_of = [&](absl::string_view name) {
+    for (; next_claim != claim_entries.end(); ++next_claim) {
+      const absl::string_view claimed =
+          absl::string_view((*next_claim)->key).substr(kClaims.size());
+      if (claimed == name) return *next_claim;
+      if (claimed > name) break;
+    }
+    return EntryPtr();
+  };
+  input.slots.reserve(slot_entries.size());
   {
     MutexLock lock(mutex_);
     App& state = apps_[app];
     for (const EntryPtr& entry : slot_entries) {
       const std::string name = entry->key.substr(kSlots.size());
-      Known& slot = known[name];
+      Known& slot = known.emplace_hint(known.end(), name, Known())->second;
       slot.entry = entry;
-      const auto claim = claims.find(name);
-      if (claim != claims.end()) slot.claim = claim->second;
+      slot.claim = claim_of(name);
       slot.spec.ParseFromString(entry->value);
       if (input.plan.has_value() &&
-          slot.spec.generation() == input.plan->generation()) {
+          slot.spec.generation() == input.plan->generation() &&
+          IsOutdated(slot.spec, made, slot.claim != nullptr)) {
         ApplyPlan(*input.plan, slot.claim != nullptr, &slot.spec);
-        slot.outdated = Serialize(slot.spec) != entry->value;
+        slot.outdated = true;
       }
-      Entry shown = *entry;
-      shown.value = slot.spec.SerializeAsString();
-      const v1::Slot view = SlotOf(shown, slot.claim.get());
       SlotInput item;
-      item.index = view.index();
-      item.generation = view.generation();
-      item.surplus = view.surplus();
-      item.reserves = {view.nutrients().cpu_milli(),
-                       view.nutrients().memory_mb()};
-      item.port = view.port();
+      item.index = slot.spec.index();
+      item.generation = slot.spec.generation();
+      item.surplus = slot.spec.surplus();
+      item.port = slot.spec.port();
+      item.refused_by = {slot.spec.refused_by().begin(),
+                         slot.spec.refused_by().end()};
       item.claimed = slot.claim != nullptr;
-      item.node = view.node_id();
-      item.state = view.state();
-      item.since = ToTime(view.since_time());
-      item.refused_by = {view.refused_by().begin(), view.refused_by().end()};
+      v1::Slot held;
+      if (item.claimed) held.ParseFromString(slot.claim->value);
+      item.node = held.node_id();
+      item.state = item.claimed ? held.state() : v1::Slot::STATE_PENDING;
+      item.since =
+          ToTime(item.claimed ? held.since_time() : slot.spec.since_time());
+      const spore::v1::Nutrients& reserves =
+          held.has_nutrients() ? held.nutrients() : slot.spec.nutrients();
+      item.reserves = {reserves.cpu_milli(), reserves.memory_mb()};
       if (!item.claimed) {
-        item.reason = view.reason();
-        item.message = view.message();
+        item.reason = slot.spec.reason();
+        item.message = slot.spec.message();
         const auto written = state.reason_times.find(name);
         if (written != state.reason_times.end()) {
           item.reason_time = written->second;
@@ -273,9 +324,19 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
   // A large app is brought to its plan in several transactions; those to come
   // see what this one did. A reoffer is also told.
   size_t reoffered = 0;
+  size_t bytes = 0;
+  size_t counted_compares = 0;
+  size_t counted_ops = 0;
   bool cut = false;
   const auto full = [&] {
-    cut = cut ||
+    for (; counted_compares < txn.compares.size(); ++counted_compares) {
+      bytes += txn.compares[counted_compares].key.size();
+    }
+    for (; counted_ops < txn.then_ops.size(); ++counted_ops) {
+      const Op& op = txn.then_ops[counted_ops];
+      bytes += op.key.size() + op.value.size();
+    }
+    cut = cut || bytes >= kFullTxnBytes ||
           txn.compares.size() + txn.then_ops.size() + reoffered >= kFullTxn;
     return cut;
   };
@@ -311,16 +372,17 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
     slot.spec.clear_refused_by();
     for (const std::string& node : reoffer.refused_by) {
       slot.spec.add_refused_by(node);
+      bytes += node.size() + 2;  // In the event that tells.
     }
     *slot.spec.mutable_since_time() = FromTime(input.now);
     put(name, slot.spec);
     ++reoffered;
   }
-  const auto explain = [&](const PendingReason& reason, absl::Time since,
-                           v1::Slot* slot) {
+  const auto explain = [](const PendingReason& reason, absl::Time begin,
+                          v1::Slot* slot) {
     slot->set_reason(reason.reason);
     slot->set_message(reason.message);
-    *slot->mutable_since_time() = FromTime(since);
+    *slot->mutable_since_time() = FromTime(begin);
   };
   size_t created_count = 0;
   for (const PendingReason& created : decision.create) {
@@ -336,6 +398,12 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
     put(name, slot);
     ++created_count;
   }
+  absl::flat_hash_map<std::pair<int32_t, int64_t>, absl::Time> since;
+  if (!decision.reasons.empty()) {
+    for (const SlotInput& slot : input.slots) {
+      since[{slot.index, slot.generation}] = slot.since;
+    }
+  }
   for (const PendingReason& reason : decision.reasons) {
     const std::string name = NameOf(app, reason.slot);
     if (written.contains(name)) continue;
@@ -343,11 +411,7 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
     expect(name);
     txn.compares.push_back(Compare::Absent(KeyOf(kClaims, name)));
     v1::Slot slot = known[name].spec;
-    const auto item = std::find_if(
-        input.slots.begin(), input.slots.end(), [&](const SlotInput& s) {
-          return SlotRef{s.index, s.generation} == reason.slot;
-        });
-    explain(reason, item->since, &slot);
+    explain(reason, since[{reason.slot.index, reason.slot.generation}], &slot);
     put(name, slot);
     freed.insert(name);
   }

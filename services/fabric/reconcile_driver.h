@@ -33,6 +33,12 @@ class ReconcileDriver final : public ChangeConsumer {
   static constexpr absl::Duration kDebounce = absl::Milliseconds(2);
   // How often an app that waits for room looks whether there is some.
   static constexpr absl::Duration kPendingInterval = absl::Seconds(1);
+  // While apps change faster than they can be looked at, each rests after a
+  // look for so many times what the look took, for each app that is looked at
+  // in the same round, so that looking takes a fifth of a core; but not for
+  // longer than kMaxRest.
+  static constexpr int kRestFactor = 4;
+  static constexpr absl::Duration kMaxRest = absl::Milliseconds(500);
 
   // All must outlive the driver. The ledger must be given each batch before the
   // driver is.
@@ -57,7 +63,8 @@ class ReconcileDriver final : public ChangeConsumer {
   // What the driver remembers of an app between two looks.
   struct App {
     absl::Duration due = absl::InfiniteDuration();
-    bool has_pending = false;
+    // It is not looked at again before.
+    absl::Duration rests_until = -absl::InfiniteDuration();
     std::string bound_by;
     std::string in_place_because;
     // When the reasons of its slots were written, and when slots lost their
@@ -69,6 +76,9 @@ class ReconcileDriver final : public ChangeConsumer {
   void Run();
   void MakeDue(absl::string_view app, absl::Duration at)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // After a look at `app` that took that long, all apps of the round
+  // considered.
+  void Rest(const std::string& app, absl::Duration took);
   void MakePendingDue(absl::Duration at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Looks at one app and writes. False: it must look again, since what it read
   // changed meanwhile or since not all fitted into one transaction.

@@ -167,6 +167,8 @@ class Run {
   void Explain();
   PendingReason ReasonFor(const SlotRef& ref,
                           const std::vector<std::string>& refused_by);
+  // Why a slot that some node has not refused waits.
+  Obstacle CommonObstacle();
   void WakeUpAt(absl::Time time) {
     decision_.wake_up = std::min(decision_.wake_up, time);
   }
@@ -179,6 +181,7 @@ class Run {
   int wanted_ = 0;
   int surge_ = 0;
   std::vector<Item> items_;
+  std::optional<Obstacle> common_;
   Decision decision_;
 };
 
@@ -457,34 +460,36 @@ PendingReason Run::ReasonFor(const SlotRef& ref,
                      absl::StrJoin(refused_by, ", "));
     return result;
   }
+  // The same for all slots: what it follows from is not decided here.
+  if (!common_.has_value()) common_ = CommonObstacle();
+  result.reason = common_->reason;
+  result.message = common_->message;
+  return result;
+}
+
+Obstacle Run::CommonObstacle() {
   Usage claimed(budget());
   for (const Item& item : items_) {
     if (item.slot->claimed) claimed.Add(item.slot->reserves);
   }
   const absl::string_view exceeded = claimed.Exceeded(need_, 1);
   if (!exceeded.empty()) {
-    result.reason = "BUDGET";
-    result.message = absl::StrCat(
-        "the budget (", exceeded,
-        ") has no room until an instance on its way out has stopped");
-    return result;
+    return {"BUDGET", absl::StrCat("the budget (", exceeded,
+                                   ") has no room until an instance on its way "
+                                   "out has stopped")};
   }
   const std::string port = PortObstacle(0);
   if (!port.empty()) {
-    result.reason = "NO_PORT";
-    result.message = absl::StrCat("port ", plan_.port(),
-                                  " is taken by another instance of the app "
-                                  "on every node that may run it");
-    return result;
+    return {"NO_PORT", absl::StrCat("port ", plan_.port(),
+                                    " is taken by another instance of the app "
+                                    "on every node that may run it")};
   }
   const size_t with_room = static_cast<size_t>(std::count_if(
       eligible_.begin(), eligible_.end(),
       [&](const NodeInput* node) { return node->free.Covers(need_); }));
-  result.reason = "UNCLAIMED";
-  result.message =
-      absl::StrCat("waits for an agent to claim it; ", with_room,
-                   with_room == 1 ? " node has" : " nodes have", " room");
-  return result;
+  return {"UNCLAIMED",
+          absl::StrCat("waits for an agent to claim it; ", with_room,
+                       with_room == 1 ? " node has" : " nodes have", " room")};
 }
 
 }  // namespace
