@@ -1,18 +1,19 @@
 // Measures a real fabric process with the sessions of many agents, all in this
-// process: each has a connection of its own, joins, sends its heartbeats and
-// watches all slots as an agent does, claims the slots that rendezvous hashing
-// gives it, and reports and registers what it would run.
+// process: each has a connection of its own, joins, sends its heartbeats,
+// claims the slots that hashing gives it, and reports and registers what it
+// would run.
 //
 //   bazel build //bench/fabric:scale_bench
-//   bazel-bin/bench/fabric/scale_bench --nodes=20 --instances=5      # seconds
-//   bazel-bin/bench/fabric/scale_bench --watches=10                  # 1,000 x
-//   100
+//   bazel-bin/bench/fabric/scale_bench --nodes=20 --instances=5  # seconds
+//   bazel-bin/bench/fabric/scale_bench                           # minutes
+//
+// An agent also watches all slots. With a thousand such watches on one machine
+// delivery is most of what is measured, so --watches sets how many sessions
+// have one. The first is decoded and decides what is claimed; the others are
+// read and counted.
 //
 // The client runs on the same machine and takes its share of the processor, so
-// what is said of the fabric is its own processor time and memory. The one
-// watch that the bench decodes decides what is claimed; the others are read and
-// counted only. With a thousand of them on one machine delivery is most of what
-// is measured, so --watches sets how many sessions hold one.
+// what is said of the fabric is its own processor time and memory.
 //
 // The store is below $TMPDIR (or /tmp), which chooses the disk.
 
@@ -53,7 +54,7 @@ DEFINE_string(fabric, "",
 DEFINE_int32(nodes, 1000, "agents' sessions");
 DEFINE_int32(instances, 100, "instances for each node");
 DEFINE_int32(app_size, 1000, "instances of each app, at most");
-DEFINE_int32(watches, -1, "sessions that watch all slots; -1: all of them");
+DEFINE_int32(watches, 10, "sessions that watch all slots; -1: all of them");
 DEFINE_int32(in_flight, 256, "calls of all agents together at any time");
 DEFINE_double(rivals, 0.33,
               "share of slots that a second agent tries to claim, too");

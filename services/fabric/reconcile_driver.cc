@@ -486,9 +486,11 @@ absl::StatusOr<bool> ReconcileDriver::ReconcileApp(const std::string& app) {
   if (cut) return false;
   state.bound_by = decision.bound_by;
   state.in_place_because = decision.in_place_because;
+  // What somebody holds waits no longer.
   const auto gone = [&](const auto& entry) {
-    return known.find(entry.first) == known.end() &&
-           !written.contains(entry.first);
+    const auto it = known.find(entry.first);
+    return !written.contains(entry.first) &&
+           (it == known.end() || it->second.claim != nullptr);
   };
   absl::erase_if(state.reason_times, gone);
   for (const std::string& name : freed) state.freed.erase(name);
