@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "lib/base/file.h"
 #include "services/edge/access_log.h"
 #include "services/edge/balancer.h"
@@ -151,6 +152,9 @@ struct AppState {
   AppCounters* counters = nullptr;
   Balancer balancer;
   std::vector<std::unique_ptr<EndpointState>> endpoints;
+  // Those that are routed to, whether they accept or drain. The statistics are
+  // made once per instance, so they are its identity, whatever its address.
+  absl::flat_hash_map<const EndpointStats*, EndpointState*> by_identity;
   bool removed = false;
   int active = 0;
   int retrying = 0;
@@ -232,6 +236,7 @@ struct Exchange {
   std::array<Balanced*, 4> tried{};
   int tried_count = 0;
   int attempts = 0;
+  int64_t attempt_us = 0;  // When the last one began.
   int retries = 0;
   bool retrying = false;
   bool stale_retried = false;

@@ -1,5 +1,6 @@
 #include "services/edge/fabric_routes.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -18,6 +19,11 @@ std::pair<std::string, std::string> SplitKey(const std::string& key) {
   const size_t slash = key.find('/');
   if (slash == std::string::npos) return {key, ""};
   return {key.substr(0, slash), key.substr(slash + 1)};
+}
+
+bool IsReady(const PbEndpoint& endpoint) {
+  return endpoint.state() == PbEndpoint::STATE_UNSPECIFIED ||
+         endpoint.state() == PbEndpoint::STATE_READY;
 }
 
 EndpointStatus StatusOf(const PbEndpoint& endpoint, bool suspect) {
@@ -110,7 +116,8 @@ void FabricRoutes::OnEndpoints(fabric_client::WatchUpdate<PbEndpoint> update) {
       }
       endpoints_known_ = true;
     }
-    for (PbEndpoint& endpoint : update.puts) PutEndpoint(std::move(endpoint));
+    for (PbEndpoint& endpoint : update.puts)
+      PutEndpoint(std::move(endpoint), /*live=*/!update.reset);
     for (const std::string& key : update.deletes) {
       const auto [app, instance] = SplitKey(key);
       const auto found = endpoints_.find(app);
@@ -212,7 +219,7 @@ void FabricRoutes::PutPlan(const fabric::v1::Plan& plan) {
   if (added) known.traffic.balancing = options_.balancing;
 }
 
-void FabricRoutes::PutEndpoint(PbEndpoint endpoint) {
+void FabricRoutes::PutEndpoint(PbEndpoint endpoint, bool live) {
   Known& known = endpoints_[endpoint.app_name()][endpoint.instance_id()];
   // Another claim or another address is another instance: nothing of the old
   // one, its connections above all, may be used for it.
@@ -220,7 +227,20 @@ void FabricRoutes::PutEndpoint(PbEndpoint endpoint) {
       known.endpoint.claim_revision() != endpoint.claim_revision() ||
       known.endpoint.url() != endpoint.url()) {
     known.stats = std::make_shared<EndpointStats>(options_.workers);
+    known.endpoint.Clear();
+    known.endpoint.set_state(PbEndpoint::STATE_UNREADY);
   }
+  if (!IsReady(known.endpoint) && IsReady(endpoint)) {
+    // A change that is seen as it happens begins now, whatever the clocks of
+    // others say. One that happened before is as old as the fabric says.
+    absl::Duration age = absl::ZeroDuration();
+    if (!live) {
+      age = std::max(age, clock_.Now() - absl::FromUnixSeconds(
+                                             endpoint.state_time().seconds()));
+    }
+    known.ready_since_us = absl::ToInt64Microseconds(clock_.Monotonic() - age);
+  }
+  known.routed = nullptr;
   dirty_.insert(endpoint.app_name());
   known.held_until = absl::InfiniteDuration();
   known.endpoint = std::move(endpoint);
@@ -238,33 +258,47 @@ std::shared_ptr<const AppRoute> FabricRoutes::BuildRoute(
   const auto found = endpoints_.find(app);
   if (found == endpoints_.end()) return route;
   std::vector<std::shared_ptr<const Endpoint>> suspect;
-  for (const auto& [id, known] : found->second) {
-    absl::StatusOr<Endpoint> parsed = ParseEndpointUrl(known.endpoint.url());
-    if (!parsed.ok()) {
-      LOG(ERROR) << "endpoint " << id << " of " << app
-                 << " is left out: " << parsed.status();
-      continue;
-    }
-    parsed->instance_id = id;
-    parsed->node_id = known.endpoint.node_id();
-    parsed->digest = known.endpoint.digest();
-    parsed->status = StatusOf(
-        known.endpoint, suspect_nodes_.contains(known.endpoint.node_id()));
-    parsed->stats = known.stats;
-    const EndpointStatus status = parsed->status;
-    auto endpoint = std::make_shared<const Endpoint>(*std::move(parsed));
-    if (status == EndpointStatus::kReady) {
-      route->ready.push_back(std::move(endpoint));
-    } else if (status == EndpointStatus::kSuspect) {
-      suspect.push_back(std::move(endpoint));
-    } else {
-      route->draining.push_back(std::move(endpoint));
+  route->ready.reserve(found->second.size());
+  for (auto& [id, known] : found->second) {
+    RouteEndpoint(&known);
+    if (known.routed == nullptr) continue;
+    switch (known.routed->status) {
+      case EndpointStatus::kReady:
+        route->ready.push_back(known.routed);
+        break;
+      case EndpointStatus::kSuspect:
+        suspect.push_back(known.routed);
+        break;
+      default:
+        route->draining.push_back(known.routed);
     }
   }
   // A node that is not heard from may still serve; better it than nothing.
   auto& place = route->ready.empty() ? route->ready : route->draining;
   place.insert(place.end(), suspect.begin(), suspect.end());
   return route;
+}
+
+void FabricRoutes::RouteEndpoint(Known* known) {
+  const PbEndpoint& from = known->endpoint;
+  const EndpointStatus status =
+      StatusOf(from, suspect_nodes_.contains(from.node_id()));
+  if (known->routed != nullptr && known->routed->status == status) return;
+  absl::StatusOr<Endpoint> endpoint =
+      known->routed != nullptr ? absl::StatusOr<Endpoint>(*known->routed)
+                               : ParseEndpointUrl(from.url());
+  if (!endpoint.ok()) {
+    LOG(ERROR) << "endpoint " << from.instance_id() << " of " << from.app_name()
+               << " is left out: " << endpoint.status();
+    return;
+  }
+  endpoint->instance_id = from.instance_id();
+  endpoint->node_id = from.node_id();
+  endpoint->digest = from.digest();
+  endpoint->status = status;
+  endpoint->ready_since_us = known->ready_since_us;
+  endpoint->stats = known->stats;
+  known->routed = std::make_shared<const Endpoint>(*std::move(endpoint));
 }
 
 void FabricRoutes::Publish() {

@@ -68,6 +68,9 @@ class FabricRoutes {
   struct Known {
     fabric::v1::Endpoint endpoint;
     std::shared_ptr<EndpointStats> stats;  // The identity of the instance.
+    int64_t ready_since_us = kReadyForEverUs;
+    // What routes have of it; nullptr if it changed or cannot be routed to.
+    std::shared_ptr<const Endpoint> routed;
     absl::Duration held_until = absl::InfiniteDuration();
   };
   struct KnownPlan {
@@ -84,10 +87,14 @@ class FabricRoutes {
   bool Holds(absl::string_view old_epoch, absl::string_view new_epoch) const;
   void PutPlan(const fabric::v1::Plan& plan)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void PutEndpoint(fabric::v1::Endpoint endpoint)
+  // `live`: it has just changed, rather than that it is heard of now.
+  void PutEndpoint(fabric::v1::Endpoint endpoint, bool live)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::shared_ptr<const AppRoute> BuildRoute(const std::string& app)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Makes `known->routed` what it should be. Nothing is done for an endpoint
+  // that has not changed: an app may have a thousand.
+  void RouteEndpoint(Known* known) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Publishes what has changed, if there is enough to publish.
   void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

@@ -108,6 +108,62 @@ TEST_F(FabricRoutesTest, KnowsAnAppByItsPlan) {
   EXPECT_THAT(Ready(), ElementsAre("unknown"));
 }
 
+TEST_F(FabricRoutesTest, MakesNothingAnewForEndpointsThatHaveNotChanged) {
+  Begin();
+  const auto before = table_.Current()->apps.at("app")->ready;
+
+  routes_.OnEndpoints(Update<PbEndpoint>(false, {EndpointOf("app", "b")}));
+  routes_.OnNodes(
+      Update<PbNode>(false, {NodeOf("node-c", PbNode::STATE_SUSPECT)}));
+
+  const auto after = table_.Current()->apps.at("app")->ready;
+  EXPECT_EQ(after[0], before[0]);
+  EXPECT_NE(after[1], before[1]);
+  EXPECT_EQ(after[1]->stats, before[1]->stats);
+}
+
+TEST_F(FabricRoutesTest, KnowsSinceWhenAnEndpointIsReady) {
+  const auto ready_for = [this](const std::string& id) {
+    for (const auto& endpoint : table_.Current()->apps.at("app")->ready) {
+      if (endpoint->instance_id == id) {
+        return clock_.Monotonic() -
+               absl::Microseconds(endpoint->ready_since_us);
+      }
+    }
+    return absl::InfiniteDuration();
+  };
+  clock_.Advance(absl::Seconds(5000));
+  PbEndpoint old = EndpointOf("app", "a");
+  old.mutable_state_time()->set_seconds(
+      absl::ToUnixSeconds(clock_.Now() - absl::Seconds(40)));
+  PbEndpoint of_the_future = EndpointOf("app", "b");
+  of_the_future.mutable_state_time()->set_seconds(
+      absl::ToUnixSeconds(clock_.Now() + absl::Seconds(40)));
+  routes_.OnPlans(Update<PbPlan>(true, {PlanOf("app")}));
+  routes_.OnEndpoints(Update<PbEndpoint>(true, {old, of_the_future}));
+  routes_.OnNodes(Update<PbNode>(true, {}));
+
+  EXPECT_EQ(ready_for("a"), absl::Seconds(40));
+  EXPECT_EQ(ready_for("b"), absl::ZeroDuration());
+
+  clock_.Advance(absl::Seconds(10));
+  routes_.OnEndpoints(Update<PbEndpoint>(
+      false, {EndpointOf("app", "a"), EndpointOf("app", "c")}));
+  EXPECT_EQ(ready_for("a"), absl::Seconds(50)) << "it was ready before";
+  EXPECT_EQ(ready_for("c"), absl::ZeroDuration())
+      << "seen as it happens, so the fabric's clock does not count";
+
+  routes_.OnEndpoints(Update<PbEndpoint>(
+      false, {EndpointOf("app", "a", PbEndpoint::STATE_UNREADY)}));
+  clock_.Advance(absl::Seconds(10));
+  routes_.OnEndpoints(Update<PbEndpoint>(
+      false, {EndpointOf("app", "a"),
+              EndpointOf("app", "c", PbEndpoint::STATE_READY, 2)}));
+  EXPECT_EQ(ready_for("a"), absl::ZeroDuration()) << "ready again";
+  EXPECT_EQ(ready_for("c"), absl::ZeroDuration()) << "another claim";
+  EXPECT_EQ(ready_for("b"), absl::Seconds(20));
+}
+
 TEST_F(FabricRoutesTest, SendsNothingNewToEndpointsThatAreNotReady) {
   Begin();
 

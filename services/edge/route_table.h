@@ -32,6 +32,8 @@ struct Endpoint {
   std::string authority;  // host:port, as it stands in the URL.
   sockaddr_storage address{};
   socklen_t address_size = 0;
+  // On CLOCK_MONOTONIC.
+  int64_t ready_since_us = kReadyForEverUs;
   std::shared_ptr<EndpointStats> stats;
 };
 

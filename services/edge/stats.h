@@ -123,6 +123,9 @@ struct alignas(64) AppCounters {
   RequestCounters requests;
   Counter active;
   Counter retries;
+  // 1 while requests go to ejected endpoints as well, because all fail.
+  Counter panicking;
+  Counter panics;  // Times that this began.
   Counter micros;  // Sum of all durations.
   std::array<Counter, kExportedBoundsMicros.size() + 1> exported;
   std::array<Counter, LatencyBuckets::kCount> latency;
@@ -142,7 +145,8 @@ struct alignas(64) EndpointCounters {
   std::array<Counter, 6> by_class;
   Counter failures;  // No response, or 5xx.
   Counter connect_failures;
-  Counter ejected;  // 0 or 1.
+  Counter ejected;    // 0 or 1.
+  Counter ejections;  // Times that it was ejected, after failed probes as well.
 };
 
 inline constexpr auto kEndpointFamilies =

@@ -481,39 +481,39 @@ void Worker::ApplyRoutes() {
 }
 
 void Worker::ApplyRoute(AppState* app, uint64_t version) {
-  const auto find = [app](const Endpoint* endpoint) -> EndpointState* {
-    for (const std::unique_ptr<EndpointState>& state : app->endpoints) {
-      // The statistics are made once per instance, so they are its identity,
-      // whatever its address.
-      if (!state->removed && state->endpoint->stats == endpoint->stats)
-        return state.get();
-    }
-    return nullptr;
-  };
   std::vector<Balanced*> choice;
+  choice.reserve(app->route->ready.size());
   const auto keep = [&](const std::shared_ptr<const Endpoint>& endpoint,
                         bool accepts) {
-    EndpointState* state = find(endpoint.get());
+    EndpointState*& state = app->by_identity[endpoint->stats.get()];
     if (state == nullptr) {
       app->endpoints.push_back(std::make_unique<EndpointState>());
       state = app->endpoints.back().get();
       state->counters = &endpoint->stats->row(context_.index);
     }
-    state->endpoint = endpoint;
+    if (state->endpoint != endpoint) state->endpoint = endpoint;
+    state->ready_since_us = endpoint->ready_since_us;
     state->accepts = accepts;
     state->seen_version = version;
     if (accepts) choice.push_back(state);
   };
   for (const auto& endpoint : app->route->ready) keep(endpoint, true);
   for (const auto& endpoint : app->route->draining) keep(endpoint, false);
-  app->balancer.SetEndpoints(std::move(choice));
+  const bool ejected = app->balancer.ejected() > 0;
+  const TrafficPolicy& traffic = app->route->traffic;
+  app->balancer.SetRules({.policy = traffic.balancing,
+                          .slow_start_us = traffic.slow_start_ms * 1000});
+  app->balancer.SetEndpoints(choice);
   bool removed = false;
   for (const std::unique_ptr<EndpointState>& state : app->endpoints) {
     if (state->seen_version != version && !state->removed) {
       state->removed = true;
       state->accepts = false;
+      app->by_identity.erase(state->endpoint->stats.get());
       removed = true;
     }
+    // With fewer endpoints, fewer may be ejected.
+    if (ejected) ShowHealth(app, state.get());
     if (!state->accepts) {
       while (UpstreamConnection* const idle = state->idle.front())
         CloseUpstream(idle);
@@ -525,6 +525,7 @@ void Worker::ApplyRoute(AppState* app, uint64_t version) {
 
 void Worker::RemoveApp(AppState* app) {
   app->removed = true;
+  app->by_identity.clear();
   app->balancer.SetEndpoints({});
   for (const std::unique_ptr<EndpointState>& state : app->endpoints) {
     state->removed = true;

@@ -196,6 +196,10 @@ class Worker {
   void FailAttempt(Exchange* exchange, const Failure& failure);
   bool TryAgain(Exchange* exchange, const Failure& failure);
   void ReleaseUpstream(Exchange* exchange, bool reuse);
+  // What an attempt says about its endpoint.
+  void CountSuccess(const Exchange& exchange, EndpointState* endpoint);
+  void CountFailure(AppState* app, EndpointState* endpoint);
+  void ShowHealth(AppState* app, EndpointState* endpoint);
   void CloseUpstream(UpstreamConnection* upstream);
   void StartTunnel(Exchange* exchange);
   void PumpTunnel(Exchange* exchange);

@@ -23,7 +23,6 @@ constexpr int kMaxInterimResponses = 32;
 void Worker::Dispatch(Exchange* exchange) {
   AppState* const app = exchange->app;
   Balanced* const choice = app->balancer.Pick(
-      app->route->traffic.balancing,
       {exchange->tried.data(), static_cast<size_t>(exchange->tried_count)},
       now_us_);
   if (choice == nullptr)
@@ -33,6 +32,7 @@ void Worker::Dispatch(Exchange* exchange) {
 
 void Worker::Attempt(Exchange* exchange, EndpointState* endpoint, bool fresh) {
   ++exchange->attempts;
+  exchange->attempt_us = now_us_;
   if (exchange->tried_count < static_cast<int>(exchange->tried.size()))
     exchange->tried[exchange->tried_count++] = endpoint;
   if (context_.log != nullptr)
@@ -48,11 +48,7 @@ void Worker::Attempt(Exchange* exchange, EndpointState* endpoint, bool fresh) {
   if (upstream == nullptr)
     upstream = Connect(exchange->app, endpoint, &failure);
   if (upstream == nullptr) {
-    if (failure.connect && endpoint->accepts) {
-      endpoint->counters->failures.Add(1);
-      exchange->app->balancer.OnFailure(endpoint, now_us_);
-      endpoint->counters->ejected.Set(endpoint->ejected ? 1 : 0);
-    }
+    if (failure.connect) CountFailure(exchange->app, endpoint);
     return FailAttempt(exchange, failure);
   }
 
@@ -388,15 +384,10 @@ bool Worker::TakeResponseHead(Exchange* exchange) {
 
   EndpointState* const endpoint = upstream->endpoint;
   endpoint->counters->by_class[head.status / 100].Add(1);
-  if (head.status >= 500) endpoint->counters->failures.Add(1);
-  if (endpoint->accepts) {
-    if (head.status >= 500) {
-      exchange->app->balancer.OnFailure(endpoint, now_us_);
-    } else {
-      exchange->app->balancer.OnSuccess(endpoint, now_us_ - exchange->start_us,
-                                        now_us_);
-    }
-    endpoint->counters->ejected.Set(endpoint->ejected ? 1 : 0);
+  if (head.status >= 500) {
+    CountFailure(exchange->app, endpoint);
+  } else {
+    CountSuccess(*exchange, endpoint);
   }
   if (exchange->response_body.done()) {
     exchange->response_done = true;
@@ -464,12 +455,8 @@ void Worker::FailAttempt(Exchange* exchange, const Failure& failure) {
   EndpointState* const endpoint =
       upstream != nullptr ? upstream->endpoint : nullptr;
   if (endpoint != nullptr && !stale) {
-    endpoint->counters->failures.Add(1);
     if (failure.connect) endpoint->counters->connect_failures.Add(1);
-    if (endpoint->accepts) {
-      exchange->app->balancer.OnFailure(endpoint, now_us_);
-      endpoint->counters->ejected.Set(endpoint->ejected ? 1 : 0);
-    }
+    CountFailure(exchange->app, endpoint);
   }
   if (exchange->response_started) {
     // A response that ends early has to look like it: no last chunk, less than
@@ -510,7 +497,6 @@ bool Worker::TryAgain(Exchange* exchange, const Failure& failure) {
     if (app->retrying >= budget) return false;
   }
   Balanced* const choice = app->balancer.Pick(
-      app->route->traffic.balancing,
       {exchange->tried.data(), static_cast<size_t>(exchange->tried_count)},
       now_us_);
   if (choice == nullptr) return false;
@@ -529,6 +515,29 @@ bool Worker::TryAgain(Exchange* exchange, const Failure& failure) {
     return true;
   }
   return false;
+}
+
+void Worker::CountSuccess(const Exchange& exchange, EndpointState* endpoint) {
+  if (!endpoint->accepts) return;
+  exchange.app->balancer.OnSuccess(endpoint, now_us_ - exchange.attempt_us,
+                                   now_us_);
+  ShowHealth(exchange.app, endpoint);
+}
+
+void Worker::CountFailure(AppState* app, EndpointState* endpoint) {
+  endpoint->counters->failures.Add(1);
+  if (!endpoint->accepts) return;
+  if (app->balancer.OnFailure(endpoint, now_us_))
+    endpoint->counters->ejections.Add(1);
+  ShowHealth(app, endpoint);
+}
+
+void Worker::ShowHealth(AppState* app, EndpointState* endpoint) {
+  endpoint->counters->ejected.Set(endpoint->ejected ? 1 : 0);
+  const bool panicking = app->balancer.panicking();
+  if (panicking && app->counters->panicking.value() == 0)
+    app->counters->panics.Add(1);
+  app->counters->panicking.Set(panicking ? 1 : 0);
 }
 
 void Worker::ReleaseUpstream(Exchange* exchange, bool reuse) {
