@@ -136,6 +136,12 @@ inline constexpr auto kAppFamilies = std::to_array<CounterFamily<AppCounters>>({
      &AppCounters::active},
     {"mycelium_edge_retries_total", MetricKind::kCounter,
      "Attempts after the first.", &AppCounters::retries},
+    {"mycelium_edge_panicking", MetricKind::kGauge,
+     "Workers that send requests to ejected endpoints too, because all fail.",
+     &AppCounters::panicking},
+    {"mycelium_edge_panics_total", MetricKind::kCounter,
+     "Times that a worker saw all endpoints of an app fail.",
+     &AppCounters::panics},
 });
 
 // What one worker counts of one instance.
@@ -164,6 +170,9 @@ inline constexpr auto kEndpointFamilies =
         {"mycelium_edge_endpoint_ejected", MetricKind::kGauge,
          "Workers that send no requests to an instance because it fails.",
          &EndpointCounters::ejected},
+        {"mycelium_edge_endpoint_ejections_total", MetricKind::kCounter,
+         "Times that a worker took an instance out because it fails.",
+         &EndpointCounters::ejections},
     });
 
 // What one worker counts of itself.

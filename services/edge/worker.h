@@ -195,6 +195,12 @@ class Worker {
   void OnUpstreamEnd(Exchange* exchange, bool error);
   void FailAttempt(Exchange* exchange, const Failure& failure);
   bool TryAgain(Exchange* exchange, const Failure& failure);
+  // True: the response, of which only the head was looked at, is dropped and
+  // the request on its way to another endpoint.
+  bool RetryServerError(Exchange* exchange);
+  // For another attempt; nullptr if there is to be none.
+  EndpointState* ChooseAgain(Exchange* exchange);
+  void Retry(Exchange* exchange, EndpointState* endpoint);
   void ReleaseUpstream(Exchange* exchange, bool reuse);
   // What an attempt says about its endpoint.
   void CountSuccess(const Exchange& exchange, EndpointState* endpoint);

@@ -18,6 +18,11 @@ constexpr int kPiecesPerTurn = 16;
 // 1xx responses that one request may get.
 constexpr int kMaxInterimResponses = 32;
 
+bool WasTried(const Exchange& exchange, const Balanced* endpoint) {
+  const auto end = exchange.tried.begin() + exchange.tried_count;
+  return std::find(exchange.tried.begin(), end, endpoint) != end;
+}
+
 }  // namespace
 
 void Worker::Dispatch(Exchange* exchange) {
@@ -362,6 +367,14 @@ bool Worker::TakeResponseHead(Exchange* exchange) {
 
   // The final one.
   TimerWheel::Disarm(&upstream->timer);
+  EndpointState* const endpoint = upstream->endpoint;
+  endpoint->counters->by_class[head.status / 100].Add(1);
+  if (head.status >= 500) {
+    CountFailure(exchange->app, endpoint);
+  } else {
+    CountSuccess(*exchange, endpoint);
+  }
+  if (RetryServerError(exchange)) return false;
   const bool old_client = exchange->request.minor_version == 0;
   exchange->response_body.Reset(head.body, head.content_length, !old_client);
   exchange->out_body = head.body;
@@ -382,13 +395,6 @@ bool Worker::TakeResponseHead(Exchange* exchange) {
   exchange->response_started = true;
   exchange->response_consume = head.size;
 
-  EndpointState* const endpoint = upstream->endpoint;
-  endpoint->counters->by_class[head.status / 100].Add(1);
-  if (head.status >= 500) {
-    CountFailure(exchange->app, endpoint);
-  } else {
-    CountSuccess(*exchange, endpoint);
-  }
   if (exchange->response_body.done()) {
     exchange->response_done = true;
   } else if (upstream->in.size() > head.size) {
@@ -487,57 +493,61 @@ void Worker::FailAttempt(Exchange* exchange, const Failure& failure) {
 }
 
 bool Worker::TryAgain(Exchange* exchange, const Failure& failure) {
+  EndpointState* const choice = ChooseAgain(exchange);
+  if (choice == nullptr) return false;
+  // The same endpoint again only helps if its failure was a passing one.
+  if (failure.status == 504 && WasTried(*exchange, choice)) return false;
+  Retry(exchange, choice);
+  return true;
+}
+
+bool Worker::RetryServerError(Exchange* exchange) {
+  const ResponseHead& head = exchange->response;
+  if (head.status < 502 || head.status > 504 ||
+      !exchange->app->route->traffic.retry_server_errors ||
+      (exchange->request.method != Method::kGet &&
+       exchange->request.method != Method::kHead) ||
+      !exchange->request_sent || exchange->bytes_out > 0)
+    return false;
+  EndpointState* const choice = ChooseAgain(exchange);
+  // An answer is better than to ask again who gave it.
+  if (choice == nullptr || WasTried(*exchange, choice)) return false;
+  // A short answer is here to its end, and the connection is good for more.
+  Buffer& in = exchange->upstream->in;
+  const bool whole = (head.body == BodyKind::kNone && in.size() == head.size) ||
+                     (head.body == BodyKind::kLength &&
+                      in.size() - head.size == head.content_length);
+  in.Consume(whole ? in.size() : 0);
+  ReleaseUpstream(exchange, whole && !head.close);
+  Retry(exchange, choice);
+  return true;
+}
+
+EndpointState* Worker::ChooseAgain(Exchange* exchange) {
   AppState* const app = exchange->app;
   if (exchange->retries >= options_.max_retries || !exchange->replayable)
-    return false;
+    return nullptr;
   if (!exchange->retrying) {
     const int budget =
         std::max(options_.retry_budget_min,
                  app->active * options_.retry_budget_percent / 100);
-    if (app->retrying >= budget) return false;
+    if (app->retrying >= budget) return nullptr;
   }
-  Balanced* const choice = app->balancer.Pick(
+  return static_cast<EndpointState*>(app->balancer.Pick(
       {exchange->tried.data(), static_cast<size_t>(exchange->tried_count)},
-      now_us_);
-  if (choice == nullptr) return false;
-  // The same endpoint again only helps if its failure was a passing one.
-  const auto tried_end = exchange->tried.begin() + exchange->tried_count;
-  if (failure.status != 504 ||
-      std::find(exchange->tried.begin(), tried_end, choice) == tried_end) {
-    if (!exchange->retrying) {
-      exchange->retrying = true;
-      ++app->retrying;
-    }
-    ++exchange->retries;
-    app->counters->retries.Add(1);
-    exchange->to_origin.Clear();
-    Attempt(exchange, static_cast<EndpointState*>(choice), false);
-    return true;
+      now_us_));
+}
+
+void Worker::Retry(Exchange* exchange, EndpointState* endpoint) {
+  if (!exchange->retrying) {
+    exchange->retrying = true;
+    ++exchange->app->retrying;
   }
-  return false;
-}
-
-void Worker::CountSuccess(const Exchange& exchange, EndpointState* endpoint) {
-  if (!endpoint->accepts) return;
-  exchange.app->balancer.OnSuccess(endpoint, now_us_ - exchange.attempt_us,
-                                   now_us_);
-  ShowHealth(exchange.app, endpoint);
-}
-
-void Worker::CountFailure(AppState* app, EndpointState* endpoint) {
-  endpoint->counters->failures.Add(1);
-  if (!endpoint->accepts) return;
-  if (app->balancer.OnFailure(endpoint, now_us_))
-    endpoint->counters->ejections.Add(1);
-  ShowHealth(app, endpoint);
-}
-
-void Worker::ShowHealth(AppState* app, EndpointState* endpoint) {
-  endpoint->counters->ejected.Set(endpoint->ejected ? 1 : 0);
-  const bool panicking = app->balancer.panicking();
-  if (panicking && app->counters->panicking.value() == 0)
-    app->counters->panics.Add(1);
-  app->counters->panicking.Set(panicking ? 1 : 0);
+  ++exchange->retries;
+  exchange->app->counters->retries.Add(1);
+  exchange->to_origin.Clear();
+  exchange->response.Reset();
+  Attempt(exchange, endpoint, false);
 }
 
 void Worker::ReleaseUpstream(Exchange* exchange, bool reuse) {
@@ -568,6 +578,29 @@ void Worker::ReleaseUpstream(Exchange* exchange, bool reuse) {
   upstream->in.Settle(&blocks_);
   endpoint->idle.PushFront(upstream);
   Arm(upstream, UpstreamTimer::kIdle, options_.upstream_idle_timeout_ms);
+}
+
+void Worker::CountSuccess(const Exchange& exchange, EndpointState* endpoint) {
+  if (!endpoint->accepts) return;
+  exchange.app->balancer.OnSuccess(endpoint, now_us_ - exchange.attempt_us,
+                                   now_us_);
+  ShowHealth(exchange.app, endpoint);
+}
+
+void Worker::CountFailure(AppState* app, EndpointState* endpoint) {
+  endpoint->counters->failures.Add(1);
+  if (!endpoint->accepts) return;
+  if (app->balancer.OnFailure(endpoint, now_us_))
+    endpoint->counters->ejections.Add(1);
+  ShowHealth(app, endpoint);
+}
+
+void Worker::ShowHealth(AppState* app, EndpointState* endpoint) {
+  endpoint->counters->ejected.Set(endpoint->ejected ? 1 : 0);
+  const bool panicking = app->balancer.panicking();
+  if (panicking && app->counters->panicking.value() == 0)
+    app->counters->panics.Add(1);
+  app->counters->panicking.Set(panicking ? 1 : 0);
 }
 
 void Worker::CloseUpstream(UpstreamConnection* upstream) {
