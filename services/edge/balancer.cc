@@ -140,10 +140,12 @@ Balanced* Balancer::Pick(absl::Span<Balanced* const> tried, int64_t now_us) {
   }
   const size_t count = panic ? endpoints_.size() : usable_;
   Balanced* choice = nullptr;
-  if (count > 0) {
-    choice = rules_.policy == BalancePolicy::kRoundRobin
-                 ? InTurn(count, tried, now_us)
-                 : BestOfTwo(count, tried, now_us);
+  if (rules_.policy != BalancePolicy::kRoundRobin) {
+    if (count > 0) choice = BestOfTwo(count, tried, now_us);
+  } else if (count > 0 && tried.empty()) {
+    // Another attempt is nobody's turn: with two endpoints, the first attempt
+    // of each request would go to the same one.
+    choice = InTurn(count, now_us);
   }
   if (choice == nullptr) choice = AnyOther(tried);
   if (choice != nullptr && choice->ejected &&
@@ -171,8 +173,7 @@ Balanced* Balancer::Probe(int64_t now_us) {
   return probe;
 }
 
-Balanced* Balancer::InTurn(size_t count, absl::Span<Balanced* const> tried,
-                           int64_t now_us) {
+Balanced* Balancer::InTurn(size_t count, int64_t now_us) {
   const bool weighted = ramping(now_us);
   const size_t visits = weighted ? count * kVisitsPerTurn : count;
   if (next_ >= count) next_ %= count;
@@ -184,7 +185,7 @@ Balanced* Balancer::InTurn(size_t count, absl::Span<Balanced* const> tried,
           std::min(candidate->credit + Weight(*candidate, now_us), kMaxCredit);
       if (candidate->credit < 1) continue;
     }
-    if (!IsFree(*candidate, tried)) continue;
+    if (IsFull(*candidate)) continue;
     if (weighted) candidate->credit -= 1;
     return candidate;
   }

@@ -131,8 +131,7 @@ class Balancer {
   double Weight(const Balanced& endpoint, int64_t now_us) const;
   double Cost(const Balanced& endpoint, int64_t now_us) const;
   Balanced* Probe(int64_t now_us);
-  Balanced* InTurn(size_t count, absl::Span<Balanced* const> tried,
-                   int64_t now_us);
+  Balanced* InTurn(size_t count, int64_t now_us);
   size_t Draw(size_t count, int64_t now_us);
   Balanced* BestOfTwo(size_t count, absl::Span<Balanced* const> tried,
                       int64_t now_us);

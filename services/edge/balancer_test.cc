@@ -76,6 +76,17 @@ TEST_F(BalancerTest, TakesTurns) {
   for (int i = 0; i < 9; ++i) EXPECT_EQ(picks[i], (picks[0] + i) % 3);
 }
 
+TEST_F(BalancerTest, KeepsTheTurnsWhileRequestsAreTriedAgain) {
+  Use(2);
+  std::map<int, int> first;
+  for (int i = 0; i < 10; ++i) {
+    const int choice = Pick();
+    ++first[choice];
+    EXPECT_NE(Pick({at(choice)}), choice);
+  }
+  EXPECT_EQ(first[0], 5);
+}
+
 TEST_F(BalancerTest, DoesNotBeginWithTheSameEndpointOnEveryThread) {
   std::set<int> first;
   for (uint64_t seed = 0; seed < 50; ++seed) {

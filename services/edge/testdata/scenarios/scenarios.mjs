@@ -281,7 +281,154 @@ scenario('T24 T25 an endpoint that fails in a row is left out, but never the las
   for (let i = 0; i < 40; ++i) ++count[statusOf(await ask(edge, get()))];
   equal(count, { 200: 35, 500: 5 });
   for (let i = 0; i < 12; ++i) equal(statusOf(await ask(edge, get('/alone/'))), 500);
+  const page = await ask(edge, get('/_mesh/metrics'));
+  equal(/^mycelium_edge_endpoint_ejections_total\{[^}]*"static-app-1"[^}]*\} (\d+)$/m.exec(page)?.[1], '1', 'ejections');
 });
+
+scenario('T25b when every endpoint fails, all get requests until one answers', async (t) => {
+  let broken = true;
+  const answer = () => (broken ? 'HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n' : OK);
+  const origins = [];
+  for (let i = 0; i < 4; ++i) origins.push(await originFor(t, answering(answer)));
+  const edge = await edgeFor(t, { app: origins.map((o) => o.url) });
+  for (let i = 0; i < 24; ++i) await ask(edge, get());
+  equal(await edge.metric('mycelium_edge_panicking'), 1, 'panicking');
+  const before = origins.map((o) => o.requests());
+  for (let i = 0; i < 20; ++i) await ask(edge, get());
+  equal(origins.map((o, i) => o.requests() - before[i]), [5, 5, 5, 5]);
+  broken = false;
+  for (let i = 0; i < 10; ++i) equal(statusOf(await ask(edge, get())), 200);
+  equal(await edge.metric('mycelium_edge_panicking'), 0, 'panicking');
+  equal(await edge.metric('mycelium_edge_panics_total'), 1, 'panics');
+});
+
+scenario('balancing is chosen per app', async (t) => {
+  const hanging = (c) => (/ \/wait /.test(c.all) ? '' : OK);
+  const a = await originFor(t, answering(hanging));
+  const b = await originFor(t, answering(hanging));
+  const edge = await edgeFor(t, { least: [a.url, b.url], turns: [a.url, b.url] },
+    '--static_traffic=least={"balancing":"BALANCING_LEAST_REQUEST"}');
+  const c = await client(edge);
+  c.write(get('/least/wait'));
+  await until(() => a.requests() + b.requests() === 1, 'the request');
+  const [busy, free] = a.requests() ? [a, b] : [b, a];
+  for (let i = 0; i < 20; ++i) equal(statusOf(await ask(edge, get('/least/'))), 200);
+  equal([busy.requests(), free.requests()], [1, 20]);
+  for (let i = 0; i < 20; ++i) equal(statusOf(await ask(edge, get('/turns/'))), 200);
+  equal([busy.requests(), free.requests()], [11, 30]);
+});
+
+// Answers of endpoints that another one may do better.
+
+const BUSY = 'HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy';
+const RETRY = '--static_traffic=app={"retryServerErrors":true}';
+
+scenario('T27 a GET that an endpoint answers 503 is sent to another one, a POST is not', async (t) => {
+  const bad = await originFor(t, answering(BUSY));
+  const good = await originFor(t, answering(OK));
+  const edge = await edgeFor(t, { app: [bad.url, good.url] }, RETRY, '--eject_after_failures=1000');
+  for (let i = 0; i < 6; ++i) {
+    const got = await ask(edge, get());
+    equal(statusOf(got), 200);
+    check(!got.includes('usy'), got);
+  }
+  equal(bad.requests(), 3, 'requests to the one that fails');
+  equal(await edge.metric('mycelium_edge_retries_total'), 3, 'retries');
+  equal(bad.connections.length, 1, 'a short answer leaves its connection in use');
+  const posts = [];
+  for (let i = 0; i < 4; ++i) posts.push(statusOf(await ask(edge, post('Content-Length: 2\r\n', 'hi'))));
+  equal(posts.sort(), [200, 200, 503, 503]);
+});
+
+scenario('T27 a HEAD that an endpoint answers 504 is sent to another one', async (t) => {
+  const bad = await originFor(t, answering('HTTP/1.1 504 Slow\r\nContent-Length: 4\r\n\r\n'));
+  const good = await originFor(t, answering('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n'));
+  const edge = await edgeFor(t, { app: [bad.url, good.url] }, RETRY);
+  const c = await client(edge);
+  for (let i = 1; i <= 4; ++i) {
+    c.write(get().replace('GET', 'HEAD'));
+    await until(() => c.statuses().length === i, 'an answer');
+  }
+  equal(c.statuses(), [200, 200, 200, 200]);
+  equal([bad.requests(), bad.connections.length], [2, 1]);
+});
+
+scenario('T27b without the policy a 503 is passed on', async (t) => {
+  const o = await originFor(t, answering(BUSY));
+  const other = await originFor(t, answering(BUSY));
+  const edge = await edgeFor(t, { app: [o.url, other.url] });
+  const got = await ask(edge, get());
+  equal([statusOf(got), reasonOf(got), o.requests() + other.requests()], [503, undefined, 1]);
+});
+
+scenario('T27c the last answer is passed on when every endpoint is asked in vain', async (t) => {
+  const origins = [];
+  for (let i = 0; i < 4; ++i) origins.push(await originFor(t, answering(BUSY)));
+  const edge = await edgeFor(t, { app: origins.map((o) => o.url), pair: origins.slice(0, 2).map((o) => o.url) },
+    `${RETRY};pair={"retryServerErrors":true}`, '--eject_after_failures=1000');
+  const got = await ask(edge, get());
+  equal([statusOf(got), reasonOf(got)], [503, undefined]);
+  check(got.endsWith('\r\n\r\nbusy'), got);
+  equal(origins.map((o) => o.requests()).sort(), [0, 1, 1, 1], 'two retries, each elsewhere');
+  await ask(edge, get('/pair/'));
+  equal(origins.map((o) => o.requests()).reduce((a, b) => a + b), 5, 'none is asked twice');
+});
+
+scenario('T27d a refused answer of any length is dropped with its connection', async (t) => {
+  const bad = await originFor(t, answering('HTTP/1.1 502 Bad\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nnever\r\n'));
+  const good = await originFor(t, answering(OK));
+  const edge = await edgeFor(t, { app: [bad.url, good.url] }, RETRY, '--eject_after_failures=1000');
+  const c = await client(edge);
+  for (let i = 1; i <= 4; ++i) {
+    c.write(get());
+    await until(() => c.statuses().length === i, 'an answer');
+  }
+  equal(c.statuses(), [200, 200, 200, 200]);
+  check(!c.got.includes('never'), c.got);
+  await until(() => bad.connections.length === 2 && bad.connections.every((b) => b.ended || b.closed), 'the ends');
+});
+
+scenario('T27e after an interim response nothing is sent again', async (t) => {
+  const early = `HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n${BUSY}`;
+  const a = await originFor(t, answering(early));
+  const b = await originFor(t, answering(early));
+  const edge = await edgeFor(t, { app: [a.url, b.url] }, RETRY);
+  const c = await client(edge);
+  c.write(get());
+  await c.until(/busy$/);
+  equal(c.statuses(), [103, 503]);
+  equal(a.requests() + b.requests(), 1);
+});
+
+scenario('T27f a storm of retries stays within its budget', async (t) => {
+  // Every request waits until all have arrived, and every retry until it is let
+  // go.
+  const waiting = [];
+  const origins = [];
+  for (let i = 0; i < 3; ++i) {
+    origins.push(await originFor(t, origin((c, text) => {
+      for (let n = text.split('\r\n\r\n').length - 1; n > 0; --n) waiting.push(c);
+    })));
+  }
+  const edge = await edgeFor(t, { app: origins.map((o) => o.url) }, RETRY, '--eject_after_failures=1000');
+  const clients = [];
+  for (let i = 0; i < 40; ++i) {
+    clients.push(await client(edge));
+    clients[i].write(get());
+  }
+  await until(() => waiting.length === 40, '40 requests');
+  for (const c of waiting.splice(0)) c.socket.write(BUSY);
+  const answered = () => clients.filter((c) => c.statuses().length).length;
+  await until(() => answered() + waiting.length === 40, 'answers or retries');
+  check(waiting.length >= 3 && waiting.length <= 8, `${waiting.length} retries of 40 requests`);
+  while (answered() < 40) {
+    for (const c of waiting.splice(0)) c.socket.write(BUSY);
+    await sleep(5);
+  }
+  for (const c of clients) equal(c.statuses(), [503]);
+  check((await edge.metric('mycelium_edge_retries_total')) <= 16, 'two retries for each of eight');
+});
+
 
 // Clients and origins that go.
 
