@@ -699,11 +699,15 @@ bool PutPlan(v1::Fabric::Stub* stub, int app) {
 bool PutBudget(v1::Fabric::Stub* stub, int app) {
   v1::PutBudgetRequest request;
   request.mutable_budget()->set_app_name(AppName(app));
-  request.mutable_budget()->set_max_instances(SlotsPerApp() + 10);
+  request.mutable_budget()->set_max_instances(SlotsPerApp());
   grpc::ClientContext context;
   rpc::SetDeadline(context, absl::Seconds(30));
   v1::PutBudgetResponse response;
-  return stub->PutBudget(&context, request, &response).ok();
+  const grpc::Status status = stub->PutBudget(&context, request, &response);
+  if (!status.ok()) {
+    absl::FPrintF(stderr, "PutBudget: %s\n", status.error_message());
+  }
+  return status.ok();
 }
 
 bool Scale(v1::Fabric::Stub* stub, int app, int count) {
@@ -743,7 +747,9 @@ int Measure(const Process& process, Mesh& mesh) {
     phase.Print(FLAGS_nodes, mesh.join_times.Take());
   }
   if (FLAGS_budget) {
-    for (int app = 0; app < apps; ++app) PutBudget(mesh.stub(), app);
+    for (int app = 0; app < apps; ++app) {
+      if (!PutBudget(mesh.stub(), app)) return 1;
+    }
   }
   if (!FLAGS_gate) mesh.OpenGate();
   const Phase placing(process, "PutPlan to all claimed");
