@@ -13,6 +13,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "lib/base/file.h"
 #include "services/edge/access_log.h"
+#include "services/edge/app_limiter.h"
 #include "services/edge/balancer.h"
 #include "services/edge/body_reader.h"
 #include "services/edge/buffer.h"
@@ -41,6 +42,14 @@ class LinkedList {
     if (front_ != nullptr) front_->list_previous = element;
     front_ = element;
     if (back_ == nullptr) back_ = element;
+    ++size_;
+  }
+  void PushBack(T* element) {
+    element->list_previous = back_;
+    element->list_next = nullptr;
+    if (back_ != nullptr) back_->list_next = element;
+    back_ = element;
+    if (front_ == nullptr) front_ = element;
     ++size_;
   }
   void Remove(T* element) {
@@ -96,6 +105,7 @@ struct Connection : Pollable {
 };
 
 enum class ClientState : uint8_t {
+  kProxy,   // Has to say first for whom it was opened; nothing is read.
   kIdle,    // Between requests; no exchange, no memory.
   kHead,    // Part of a head is there.
   kActive,  // The exchange is under way.
@@ -111,6 +121,7 @@ enum class ClientTimer : uint8_t {
   kBody,
   kStalled,  // It does not read.
   kHalfClosed,
+  kWait,  // Its request waits for an endpoint.
   kLinger,
   kTunnel,
 };
@@ -122,6 +133,7 @@ struct ClientConnection : Connection {
   ClientTimer timer_for = ClientTimer::kIdle;
   bool trusted = false;
   ShortText<48> ip;
+  uint64_t key = 0;  // By which its rate is limited.
   uint32_t requests = 0;
   int64_t linger_left = 0;
   ClientConnection* list_previous = nullptr;
@@ -155,6 +167,8 @@ struct AppState {
   // Those that are routed to, whether they accept or drain. The statistics are
   // made once per instance, so they are its identity, whatever its address.
   absl::flat_hash_map<const EndpointStats*, EndpointState*> by_identity;
+  // Requests for which no endpoint is free, first come, first served.
+  LinkedList<Exchange> waiting;
   bool removed = false;
   int active = 0;
   int retrying = 0;
@@ -211,6 +225,7 @@ struct Exchange {
   bool half_closed = false;
   bool understood = true;  // The head, and so where it ends.
   int64_t body_received = 0;
+  int64_t max_body = 0;  // 0: any.
 
   // Origin to client.
   ResponseHead response;
@@ -240,6 +255,15 @@ struct Exchange {
   int retries = 0;
   bool retrying = false;
   bool stale_retried = false;
+
+  // What it takes of the app's limits, while it does.
+  std::shared_ptr<AppLimiter> app_slot;
+  std::shared_ptr<AppLimiter> wait_slot;  // In AppState::waiting.
+  SlotCounter* endpoint_slot = nullptr;   // Of the instance of `upstream`.
+  int64_t wait_until_ms = 0;
+  Exchange* list_previous = nullptr;
+  Exchange* list_next = nullptr;
+  int64_t retry_after_s = 0;  // 0: as always.
 
   // For the log.
   int status = 0;

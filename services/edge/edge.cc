@@ -46,6 +46,10 @@ absl::StatusOr<std::unique_ptr<Edge>> Edge::Start(
     context.routes = routes;
     context.counters = &edge->counters_.row(i);
     context.log = edge->log_ == nullptr ? nullptr : edge->log_->queue(i);
+    context.client_rates = &edge->client_rates_;
+    context.wake = [edge = edge.get()](int index) {
+      edge->workers_[static_cast<size_t>(index)]->Wake();
+    };
     context.pages = [edge = edge.get()](absl::string_view path) {
       return edge->GetPage(path);
     };

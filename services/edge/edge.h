@@ -16,6 +16,7 @@
 #include "services/edge/access_log.h"
 #include "services/edge/listen_sockets.h"
 #include "services/edge/metrics.h"
+#include "services/edge/rate_limiter.h"
 #include "services/edge/route_table.h"
 #include "services/edge/stats.h"
 #include "services/edge/worker.h"
@@ -103,6 +104,7 @@ class Edge {
   std::vector<int> listen_fds_;
   bool listeners_kept_elsewhere_ = false;
   PerWorker<WorkerCounters> counters_;
+  ClientRateTable client_rates_;
   std::unique_ptr<AccessLog> log_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::thread> threads_;

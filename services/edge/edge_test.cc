@@ -22,6 +22,8 @@
 #include "gtest/gtest.h"
 #include "lib/base/file.h"
 #include "lib/base/mutex.h"
+#include "services/edge/app_limiter.h"
+#include "services/edge/traffic_policy.h"
 
 namespace mycelium::edge {
 namespace {
@@ -75,6 +77,7 @@ class Origin {
         *ParseEndpointUrl(absl::StrCat("http://127.0.0.1:", port_));
     endpoint.instance_id = name_;
     endpoint.stats = std::make_shared<EndpointStats>(workers);
+    endpoint.slots = std::make_shared<SlotCounter>();
     endpoint_ = std::make_shared<const Endpoint>(std::move(endpoint));
   }
   int64_t in_flight() const {
@@ -164,6 +167,7 @@ class EdgeTest : public ::testing::Test {
       origins_.back()->MakeEndpoint(kWorkers);
     }
     app_stats_ = std::make_shared<AppStats>(kWorkers);
+    limiter_ = std::make_shared<AppLimiter>(kWorkers);
   }
 
   void Start(int64_t drain_timeout_ms = 10'000) {
@@ -185,6 +189,8 @@ class EdgeTest : public ::testing::Test {
     auto app = std::make_shared<AppRoute>();
     app->name = "app";
     app->stats = app_stats_;
+    app->traffic = traffic_;
+    app->limiter = limiter_;
     for (const int i : ready) app->ready.push_back(origins_[i]->endpoint());
     for (const int i : draining)
       app->draining.push_back(origins_[i]->endpoint());
@@ -210,6 +216,12 @@ class EdgeTest : public ::testing::Test {
     return got < 0 ? "" : std::string(buffer.data(), static_cast<size_t>(got));
   }
 
+  // Requests that wait for an endpoint.
+  int64_t Waiting() const {
+    return app_stats_->Sum(
+        [](const AppCounters& row) -> const Counter& { return row.waiting; });
+  }
+
   std::string Once(const std::string& path) {
     const UniqueFd fd = Connect(port_);
     return Ask(fd.get(), path);
@@ -218,6 +230,8 @@ class EdgeTest : public ::testing::Test {
   RouteTable routes_;
   std::vector<std::unique_ptr<Origin>> origins_;
   std::shared_ptr<AppStats> app_stats_;
+  std::shared_ptr<AppLimiter> limiter_;
+  TrafficPolicy traffic_;
   std::unique_ptr<Edge> edge_;
   int port_ = 0;
 };
@@ -363,6 +377,144 @@ TEST_F(EdgeTest, NeverUsesAConnectionOfAnOlderInstanceAtTheSameAddress) {
                }) == 0;
   }));
   EXPECT_TRUE(absl::EndsWith(Ask(fd.get(), "/app/"), "a"));
+}
+
+TEST_F(EdgeTest, HoldsRequestsOfAnAppThatStartsUntilAnEndpointArrives) {
+  traffic_.hold = HoldPolicy();
+  Route({});
+  Start();
+  std::vector<std::string> answers(6);
+  std::vector<std::thread> clients;
+  for (std::string& answer : answers)
+    clients.emplace_back([&] { answer = Once("/app/"); });
+  ASSERT_TRUE(Eventually([&] { return Waiting() == 6; }));
+
+  Route({0});
+  for (std::thread& client : clients) client.join();
+
+  for (const std::string& answer : answers)
+    EXPECT_TRUE(absl::EndsWith(answer, "a")) << answer;
+  EXPECT_EQ(Waiting(), 0);
+  EXPECT_EQ(limiter_->held.taken(), 0);
+}
+
+TEST_F(EdgeTest, AnswersHeldRequestsOfAnAppThatIsRemoved) {
+  traffic_.hold = HoldPolicy();
+  Route({});
+  Start();
+  std::string answer;
+  std::thread client([&] { answer = Once("/app/"); });
+  ASSERT_TRUE(Eventually([&] { return Waiting() == 1; }));
+
+  routes_.Publish({});
+  edge_->RoutesChanged();
+  client.join();
+
+  EXPECT_TRUE(absl::StartsWith(answer, "HTTP/1.1 404")) << answer;
+}
+
+TEST_F(EdgeTest, LetsHeldRequestsGoWhenALimitIsRaised) {
+  traffic_.hold = HoldPolicy();
+  traffic_.max_in_flight = 1;
+  Route({0});
+  Start();
+  std::string first;
+  std::thread waiting([&] { first = Once("/app/wait"); });
+  ASSERT_TRUE(Eventually([&] { return origins_[0]->in_flight() == 1; }));
+  std::string second;
+  std::thread held([&] { second = Once("/app/"); });
+  ASSERT_TRUE(Eventually([&] { return Waiting() == 1; }));
+
+  traffic_.max_in_flight = 2;
+  Route({0});
+  held.join();
+
+  EXPECT_TRUE(absl::EndsWith(second, "a")) << second;
+  origins_[0]->Release();
+  waiting.join();
+  EXPECT_TRUE(absl::EndsWith(first, "a")) << first;
+}
+
+TEST_F(EdgeTest, FillsEveryEndpointBeforeItRefuses) {
+  traffic_.max_in_flight_per_endpoint = 1;
+  Route({0, 1});
+  Start();
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 2; ++i) {
+    clients.emplace_back([&] { Once("/app/wait"); });
+    ASSERT_TRUE(Eventually([&] {
+      return origins_[0]->in_flight() + origins_[1]->in_flight() == i + 1;
+    }));
+  }
+  EXPECT_EQ(origins_[0]->in_flight(), 1);
+  EXPECT_EQ(origins_[1]->in_flight(), 1);
+
+  const std::string answer = Once("/app/");
+  for (const auto& origin : origins_) origin->Release();
+  for (std::thread& client : clients) client.join();
+
+  EXPECT_TRUE(absl::StartsWith(answer, "HTTP/1.1 503")) << answer;
+  EXPECT_TRUE(absl::StrContains(answer, "X-Mycelium-Reason: overloaded"));
+  EXPECT_TRUE(Eventually([&] {
+    return absl::StartsWith(Once("/app/"), "HTTP/1.1 200");
+  })) << "slots come back";
+}
+
+TEST_F(EdgeTest, WorkersPassOnWhatComesFree) {
+  traffic_.hold = HoldPolicy();
+  traffic_.max_in_flight = 1;
+  traffic_.max_in_flight_per_endpoint = 1;
+  Route({0, 1});
+  Start();
+  constexpr int kClients = 8;
+  constexpr int kRequests = 100;
+  std::atomic<int> served{0};
+  std::vector<std::thread> clients;
+  for (int i = 0; i < kClients; ++i) {
+    clients.emplace_back([&] {
+      const UniqueFd fd = Connect(port_);
+      for (int j = 0; j < kRequests; ++j) {
+        if (absl::StartsWith(Ask(fd.get(), "/app/"), "HTTP/1.1 200"))
+          served.fetch_add(1);
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+
+  EXPECT_EQ(served.load(), kClients * kRequests);
+  EXPECT_EQ(limiter_->in_flight.taken(), 0);
+  EXPECT_EQ(limiter_->held.taken(), 0);
+}
+
+TEST_F(EdgeTest, HeldRequestsGetTheirChanceWhileTheEdgeDrains) {
+  traffic_.hold = HoldPolicy();
+  Route({});
+  Start();
+  std::string answer;
+  std::thread client([&] { answer = Once("/app/"); });
+  ASSERT_TRUE(Eventually([&] { return Waiting() == 1; }));
+
+  edge_->Drain();
+  Route({0}, {}, /*wait=*/false);
+  client.join();
+
+  EXPECT_TRUE(absl::EndsWith(answer, "a")) << answer;
+  EXPECT_TRUE(absl::StrContains(answer, "Connection: close")) << answer;
+}
+
+TEST_F(EdgeTest, HeldRequestsAreAnsweredBeforeTheDrainIsOver) {
+  traffic_.hold = HoldPolicy();
+  Route({});
+  Start(/*drain_timeout_ms=*/300);
+  std::string answer;
+  std::thread client([&] { answer = Once("/app/"); });
+  ASSERT_TRUE(Eventually([&] { return Waiting() == 1; }));
+
+  edge_->Drain();
+  client.join();
+
+  EXPECT_TRUE(absl::StartsWith(answer, "HTTP/1.1 503")) << answer;
+  EXPECT_TRUE(absl::StrContains(answer, "X-Mycelium-Reason: hold_timeout"));
 }
 
 TEST_F(EdgeTest, NamesAnAddressThatIsTakenOrNone) {

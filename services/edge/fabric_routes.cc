@@ -229,6 +229,7 @@ void FabricRoutes::PutEndpoint(PbEndpoint endpoint, bool live) {
     known.stats = std::make_shared<EndpointStats>(options_.workers);
     known.endpoint.Clear();
     known.endpoint.set_state(PbEndpoint::STATE_UNREADY);
+    known.slots = std::make_shared<SlotCounter>();
   }
   if (!IsReady(known.endpoint) && IsReady(endpoint)) {
     // A change that is seen as it happens begins now, whatever the clocks of
@@ -252,9 +253,13 @@ std::shared_ptr<const AppRoute> FabricRoutes::BuildRoute(
   route->name = app;
   if (const auto plan = plans_.find(app); plan != plans_.end())
     route->traffic = plan->second.traffic;
-  std::shared_ptr<AppStats>& stats = app_stats_[app];
-  if (stats == nullptr) stats = std::make_shared<AppStats>(options_.workers);
-  route->stats = stats;
+  Shared& shared = shared_[app];
+  if (shared.stats == nullptr) {
+    shared.stats = std::make_shared<AppStats>(options_.workers);
+    shared.limiter = std::make_shared<AppLimiter>(options_.workers);
+  }
+  route->stats = shared.stats;
+  route->limiter = shared.limiter;
   const auto found = endpoints_.find(app);
   if (found == endpoints_.end()) return route;
   std::vector<std::shared_ptr<const Endpoint>> suspect;
@@ -298,6 +303,7 @@ void FabricRoutes::RouteEndpoint(Known* known) {
   endpoint->status = status;
   endpoint->ready_since_us = known->ready_since_us;
   endpoint->stats = known->stats;
+  endpoint->slots = known->slots;
   known->routed = std::make_shared<const Endpoint>(*std::move(endpoint));
 }
 
@@ -312,7 +318,7 @@ void FabricRoutes::Publish() {
       next.apps[app] = BuildRoute(app);
     } else {
       next.apps.erase(app);
-      app_stats_.erase(app);
+      shared_.erase(app);
     }
   }
   dirty_.clear();

@@ -71,12 +71,18 @@ class FabricRoutes {
     int64_t ready_since_us = kReadyForEverUs;
     // What routes have of it; nullptr if it changed or cannot be routed to.
     std::shared_ptr<const Endpoint> routed;
+    std::shared_ptr<SlotCounter> slots;
     absl::Duration held_until = absl::InfiniteDuration();
   };
   struct KnownPlan {
     TrafficPolicy traffic;
     // Until when it is held although it is gone.
     absl::Duration held_until = absl::InfiniteDuration();
+  };
+  // What workers share of an app for as long as it has a plan.
+  struct Shared {
+    std::shared_ptr<AppStats> stats;
+    std::shared_ptr<AppLimiter> limiter;
   };
   struct Mark {
     uint64_t version;
@@ -110,8 +116,7 @@ class FabricRoutes {
   absl::flat_hash_map<std::string, absl::btree_map<std::string, Known>>
       endpoints_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<std::string> suspect_nodes_ ABSL_GUARDED_BY(mutex_);
-  absl::flat_hash_map<std::string, std::shared_ptr<AppStats>> app_stats_
-      ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::string, Shared> shared_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<std::string> dirty_ ABSL_GUARDED_BY(mutex_);
   bool plans_known_ ABSL_GUARDED_BY(mutex_) = false;
   bool endpoints_known_ ABSL_GUARDED_BY(mutex_) = false;

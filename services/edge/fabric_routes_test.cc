@@ -302,6 +302,23 @@ TEST_F(FabricRoutesTest, KeepsThePolicyWhenAPlanCannotBeUnderstood) {
   EXPECT_EQ(table_.Current()->apps.at("app")->traffic.max_in_flight, 7);
 }
 
+TEST_F(FabricRoutesTest, KeepsWhatIsUsedOfLimitsOverChanges) {
+  Begin();
+  const AppLimiter* const limiter =
+      table_.Current()->apps.at("app")->limiter.get();
+  const SlotCounter* const slots =
+      table_.Current()->apps.at("app")->ready[0]->slots.get();
+  ASSERT_NE(limiter, nullptr);
+  ASSERT_NE(slots, nullptr);
+
+  PbPlan plan = PlanOf("app");
+  plan.mutable_traffic()->set_max_in_flight(7);
+  routes_.OnPlans(Update<PbPlan>(false, {plan}));
+
+  EXPECT_EQ(table_.Current()->apps.at("app")->limiter.get(), limiter);
+  EXPECT_EQ(table_.Current()->apps.at("app")->ready[0]->slots.get(), slots);
+}
+
 TEST_F(FabricRoutesTest, SharesTheRoutesOfAppsThatDidNotChange) {
   Begin();
   routes_.OnPlans(Update<PbPlan>(false, {PlanOf("other")}));

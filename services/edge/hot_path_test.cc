@@ -15,11 +15,13 @@
 #include <string>
 #include <thread>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "lib/base/file.h"
 #include "services/edge/edge.h"
 #include "services/edge/route_table.h"
+#include "services/edge/traffic_policy.h"
 
 namespace {
 
@@ -136,13 +138,16 @@ struct Cost {
 };
 
 // The cost per request of many on one connection, once it is warm.
-Cost Measure(const std::string& request, const std::string& response) {
+Cost Measure(const std::string& request, const std::string& response,
+             const TrafficPolicy& traffic = {}) {
   constexpr int kRequests = 2000;
   Origin origin(response);
   RouteTable routes;
+  absl::flat_hash_map<std::string, TrafficPolicy> policies;
+  policies["app"] = traffic;
   routes.Publish(*ParseStaticEndpoints(
       absl::StrCat("app=http://127.0.0.1:", origin.port()), 1,
-      BalancePolicy::kRoundRobin));
+      BalancePolicy::kRoundRobin, policies));
   Edge::Options options;
   options.listen = "127.0.0.1:0";
   auto edge = Edge::Start(options, &routes);
@@ -176,6 +181,25 @@ TEST(HotPathTest, AGetCostsNoAllocationAndFourSystemCalls) {
   const Cost cost =
       Measure("GET /app/x HTTP/1.1\r\nHost: e.test\r\nX-A: 1\r\nTE: x\r\n\r\n",
               "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+
+  EXPECT_EQ(cost.allocations, 0);
+  EXPECT_EQ(cost.reads, 2);
+  EXPECT_EQ(cost.writes, 2);
+  EXPECT_EQ(cost.others, 0);
+}
+
+TEST(HotPathTest, LimitsThatAreNotReachedCostNeither) {
+  TrafficPolicy traffic;
+  traffic.hold = HoldPolicy();
+  traffic.rate_limit = RateLimit{1, 1'000'000'000};
+  traffic.client_rate_limit = RateLimit{1, 1'000'000'000};
+  traffic.max_in_flight = 10;
+  traffic.max_in_flight_per_endpoint = 10;
+  traffic.max_request_body_bytes = 10;
+
+  const Cost cost =
+      Measure("GET /app/x HTTP/1.1\r\nHost: e.test\r\n\r\n",
+              "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", traffic);
 
   EXPECT_EQ(cost.allocations, 0);
   EXPECT_EQ(cost.reads, 2);

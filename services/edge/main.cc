@@ -66,6 +66,11 @@ DEFINE_string(
 DEFINE_string(trusted_proxies, "",
               "ADDRESS[/BITS],...: peers whose X-Forwarded-* and X-Request-Id "
               "are believed");
+DEFINE_string(
+    proxy_protocol_from, "",
+    "ADDRESS[/BITS],...: peers whose connections have to begin with a "
+    "PROXY protocol header, version 1 or 2, and whose word is taken "
+    "for who the client is; nobody else's header is looked at");
 DEFINE_string(via, "", "name in Via fields; empty: the id of the edge");
 DEFINE_int32(header_timeout_ms, 10'000,
              "from the first byte of a request to the end of its head");
@@ -220,6 +225,8 @@ absl::StatusOr<Edge::Options> OptionsFromFlags(const std::string& edge_id) {
         absl::StrCat("--via ", Quoted(worker.via), " ", kIdRule));
   }
   MYC_ASSIGN_OR_RETURN(worker.trusted_peers, ParseCidrs(FLAGS_trusted_proxies));
+  MYC_ASSIGN_OR_RETURN(worker.proxy_peers,
+                       ParseCidrs(FLAGS_proxy_protocol_from));
   return options;
 }
 

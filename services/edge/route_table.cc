@@ -100,6 +100,7 @@ absl::StatusOr<RouteSnapshot> ParseStaticEndpoints(
     endpoint.instance_id =
         absl::StrCat("static-", parts.first, "-", app.ready.size());
     endpoint.stats = std::make_shared<EndpointStats>(workers);
+    endpoint.slots = std::make_shared<SlotCounter>();
     app.ready.push_back(std::make_shared<const Endpoint>(std::move(endpoint)));
   }
   for (const auto& [name, policy] : traffic) {
@@ -115,6 +116,7 @@ absl::StatusOr<RouteSnapshot> ParseStaticEndpoints(
     if (const auto found = traffic.find(name); found != traffic.end())
       app.traffic = found->second;
     app.stats = std::make_shared<AppStats>(workers);
+    app.limiter = std::make_shared<AppLimiter>(workers);
     snapshot.apps.emplace(name,
                           std::make_shared<const AppRoute>(std::move(app)));
   }

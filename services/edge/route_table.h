@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "lib/base/mutex.h"
+#include "services/edge/app_limiter.h"
 #include "services/edge/stats.h"
 #include "services/edge/traffic_policy.h"
 
@@ -35,6 +36,9 @@ struct Endpoint {
   // On CLOCK_MONOTONIC.
   int64_t ready_since_us = kReadyForEverUs;
   std::shared_ptr<EndpointStats> stats;
+  // Requests in flight, counted while the app limits them; of the instance, as
+  // the statistics are. nullptr: they are not limited.
+  std::shared_ptr<SlotCounter> slots;
 };
 
 // One app. Immutable but for its statistics; a changed app is a new object.
@@ -46,6 +50,9 @@ struct AppRoute {
   // Those that only finish what they have, whatever the reason.
   std::vector<std::shared_ptr<const Endpoint>> draining;
   std::shared_ptr<AppStats> stats;
+  // What is used of the limits, for as long as the app is known. nullptr: no
+  // limits hold, and no request is held.
+  std::shared_ptr<AppLimiter> limiter;
 };
 
 // All that a worker routes by. Immutable.

@@ -67,9 +67,14 @@ inline constexpr std::array<int64_t, 19> kExportedBoundsMicros = {
 
 // Reasons for which the edge itself answers a request; the last one stands for
 // all that are not listed.
-inline constexpr std::array<absl::string_view, 18> kReasons = {
+inline constexpr std::array<absl::string_view, 23> kReasons = {
     "no_endpoint",
     "unknown_app",
+    "rate_limited",
+    "client_rate_limited",
+    "overloaded",
+    "hold_full",
+    "hold_timeout",
     "connect_failed",
     "connect_timeout",
     "response_timeout",
@@ -126,6 +131,8 @@ struct alignas(64) AppCounters {
   // 1 while requests go to ejected endpoints as well, because all fail.
   Counter panicking;
   Counter panics;  // Times that this began.
+  Counter waiting;
+  Counter holds;
   Counter micros;  // Sum of all durations.
   std::array<Counter, kExportedBoundsMicros.size() + 1> exported;
   std::array<Counter, LatencyBuckets::kCount> latency;
@@ -142,6 +149,10 @@ inline constexpr auto kAppFamilies = std::to_array<CounterFamily<AppCounters>>({
     {"mycelium_edge_panics_total", MetricKind::kCounter,
      "Times that a worker saw all endpoints of an app fail.",
      &AppCounters::panics},
+    {"mycelium_edge_upstream_queue", MetricKind::kGauge,
+     "Requests that wait for an endpoint.", &AppCounters::waiting},
+    {"mycelium_edge_holds_total", MetricKind::kCounter,
+     "Times that a request had to wait for an endpoint.", &AppCounters::holds},
 });
 
 // What one worker counts of one instance.
@@ -183,6 +194,7 @@ struct alignas(64) WorkerCounters {
   Counter accept_pauses;
   RequestCounters requests;
   Counter log_drops;
+  Counter proxy_errors;
 };
 
 inline constexpr auto kWorkerFamilies =
@@ -200,6 +212,9 @@ inline constexpr auto kWorkerFamilies =
         {"mycelium_edge_log_drops_total", MetricKind::kCounter,
          "Access log lines dropped because the log was too slow.",
          &WorkerCounters::log_drops},
+        {"mycelium_edge_proxy_protocol_errors_total", MetricKind::kCounter,
+         "Connections closed for want of a valid PROXY header.",
+         &WorkerCounters::proxy_errors},
     });
 
 // One row per worker; rows are written by their worker and summed by readers.

@@ -193,6 +193,10 @@ void Worker::Run() {
     HandleOrders();
     if (context_.routes->version() != applied_version()) ApplyRoutes();
     HandleResumed();
+    if (!waiting_apps_.empty() &&
+        (serve_waiting_ || now_ms_ >= serve_again_ms_)) {
+      ServeWaiting();
+    }
     if (accept_ready_ && now_ms_ >= accept_again_ms_) Accept();
     for (ClientConnection* const client : dead_clients_)
       client_slab_.Give(client);
@@ -207,6 +211,11 @@ void Worker::Run() {
 
     int sleep_ms = timers_.SleepMs(now_ms_, 1000);
     if (!resumed_.empty()) sleep_ms = 0;
+    if (!waiting_apps_.empty()) {
+      const int64_t next = serve_waiting_ ? now_ms_ : serve_again_ms_;
+      sleep_ms = std::min(
+          sleep_ms, static_cast<int>(std::max<int64_t>(0, next - now_ms_)));
+    }
     if (accept_ready_) {
       sleep_ms = std::min(sleep_ms, static_cast<int>(std::max<int64_t>(
                                         0, accept_again_ms_ - now_ms_)));
@@ -246,6 +255,7 @@ void Worker::HandleEvents(const epoll_event* events, int count) {
         uint64_t value = 0;
         [[maybe_unused]] const ssize_t got =
             read(wakeup_.fd, &value, sizeof(value));
+        serve_waiting_ = true;
         break;
       }
       case Pollable::Kind::kClient: {
@@ -335,11 +345,11 @@ bool Worker::AcceptFrom(Listener* listener) {
     client->readable = client->peer_closed = client->broken = client->resumed =
         false;
     client->exchange = nullptr;
-    client->state = ClientState::kIdle;
+    client->state = IsWithin(options_.proxy_peers, address)
+                        ? ClientState::kProxy
+                        : ClientState::kIdle;
     client->requests = 0;
-    client->trusted = IsWithin(options_.trusted_peers, address);
-    std::array<char, 48> text;
-    client->ip.Set(FormatAddress(address, &text));
+    SetClientAddress(client, address);
     if (!Watch(client, fd, kBothWays)) {
       close(fd);
       client->open = false;
@@ -355,6 +365,14 @@ bool Worker::AcceptFrom(Listener* listener) {
                  : options_.header_timeout_ms);
   }
   return true;
+}
+
+void Worker::SetClientAddress(ClientConnection* client,
+                              const sockaddr_storage& address) {
+  client->trusted = IsWithin(options_.trusted_peers, address);
+  client->key = ClientKey(address);
+  std::array<char, 48> text;
+  client->ip.Set(FormatAddress(address, &text));
 }
 
 void Worker::PauseAccepting() {
@@ -397,6 +415,7 @@ void Worker::GoOnTo(Phase phase) {
   }
   ExpireIdleClients();
   ExpireTunnels();
+  ShortenWaits();
 }
 
 void Worker::ExpireIdleClients() {
@@ -423,6 +442,9 @@ void Worker::ExpireIdleClients() {
         Arm(client, ClientTimer::kIdle,
             std::min(options_.header_timeout_ms, kLastRequestMs));
       }
+    } else if (client->state == ClientState::kProxy) {
+      Arm(client, ClientTimer::kIdle,
+          std::min(options_.header_timeout_ms, kLastRequestMs));
     }
     client = next;
   }
@@ -477,6 +499,7 @@ void Worker::ApplyRoutes() {
     return app->active == 0 && app->endpoints.empty();
   });
   applying_ = false;
+  serve_waiting_ = true;
   applied_version_.store(snapshot_->version, std::memory_order_release);
 }
 
@@ -492,6 +515,8 @@ void Worker::ApplyRoute(AppState* app, uint64_t version) {
       state->counters = &endpoint->stats->row(context_.index);
     }
     if (state->endpoint != endpoint) state->endpoint = endpoint;
+    state->total_in_flight =
+        endpoint->slots == nullptr ? nullptr : &endpoint->slots->cell();
     state->ready_since_us = endpoint->ready_since_us;
     state->accepts = accepts;
     state->seen_version = version;
@@ -502,7 +527,8 @@ void Worker::ApplyRoute(AppState* app, uint64_t version) {
   const bool ejected = app->balancer.ejected() > 0;
   const TrafficPolicy& traffic = app->route->traffic;
   app->balancer.SetRules({.policy = traffic.balancing,
-                          .slow_start_us = traffic.slow_start_ms * 1000});
+                          .slow_start_us = traffic.slow_start_ms * 1000,
+                          .max_in_flight = traffic.max_in_flight_per_endpoint});
   app->balancer.SetEndpoints(choice);
   bool removed = false;
   for (const std::unique_ptr<EndpointState>& state : app->endpoints) {

@@ -18,6 +18,7 @@
 #include "services/edge/access_log.h"
 #include "services/edge/buffer.h"
 #include "services/edge/connection.h"
+#include "services/edge/rate_limiter.h"
 #include "services/edge/route_table.h"
 #include "services/edge/slab.h"
 #include "services/edge/stats.h"
@@ -43,13 +44,18 @@ struct WorkerContext {
   bool paused = false;              // Until StartAccepting.
   // See ListenSockets.
   bool listeners_kept_elsewhere = false;
+  // Of clients, shared by all workers. nullptr: their rate is not limited.
+  ClientRateTable* client_rates = nullptr;
+  // Wakes another worker, by its index; called on this worker's thread.
+  std::function<void(int index)> wake;
   // The page at a path below `/_mesh`; called on the worker's thread.
   std::function<Page(absl::string_view path)> pages;
 };
 
 // One event loop on one core: its own listener, connections, pools and
-// balancers; it shares nothing with other workers but the route table. In
-// steady state it takes no lock and allocates nothing per request.
+// balancers; it shares nothing with other workers but the route table and what
+// is used of an app's limits. In steady state it takes no lock and allocates
+// nothing per request.
 //
 // Run is called on the worker's thread; StartAccepting, Enter, Wake and
 // applied_version may be called from any.
@@ -123,6 +129,9 @@ class Worker {
   void Accept();
   // False: accepting is paused.
   bool AcceptFrom(Listener* listener);
+  // Sets what follows from where the client is.
+  void SetClientAddress(ClientConnection* client,
+                        const sockaddr_storage& address);
   void PauseAccepting();
   // Does what StartAccepting and Enter asked for.
   void HandleOrders();
@@ -143,7 +152,31 @@ class Worker {
   void Arm(ClientConnection* client, ClientTimer what, int64_t after_ms);
   void Arm(UpstreamConnection* upstream, UpstreamTimer what, int64_t after_ms);
 
+  // worker_limits.cc: rates, requests in flight, and those that wait.
+  // False: it is over a rate and has been answered.
+  bool Admit(Exchange* exchange);
+  void RefuseRate(Exchange* exchange, absl::string_view reason,
+                  absl::string_view end, int64_t wait_ns);
+  // An endpoint for `exchange` within the limits, whose slots it has then;
+  // nullptr: none is free.
+  EndpointState* TakeEndpoint(Exchange* exchange);
+  bool TakeEndpointSlot(Exchange* exchange, const EndpointState& endpoint);
+  void GiveEndpointSlot(Exchange* exchange);
+  void GiveAppSlot(Exchange* exchange);
+  void OnSlotFreed(AppLimiter* limiter);
+  // Until an endpoint is free, or answers at once if that may not be.
+  void Wait(Exchange* exchange);
+  void ArmWait(Exchange* exchange);
+  void StopWaiting(Exchange* exchange);
+  void ShowWaiting(AppState* app);
+  void ServeWaiting();
+  void OnWaitOver(Exchange* exchange);
+  // While ending, nobody waits for longer than the edge lives.
+  int64_t LastWaitMs() const;
+  void ShortenWaits();
+
   // worker_client.cc: requests, and answers of our own.
+  void ReadProxyHeader(ClientConnection* client);
   void OnClientEvent(ClientConnection* client, uint32_t events);
   void OnClientTimer(ClientConnection* client);
   void ReadHead(ClientConnection* client);
@@ -246,6 +279,10 @@ class Worker {
   std::shared_ptr<const RouteSnapshot> snapshot_;
   absl::flat_hash_map<std::string, std::unique_ptr<AppState>> apps_;
   std::vector<std::unique_ptr<AppState>> removed_apps_;
+  std::vector<AppState*> waiting_apps_;  // With requests that wait.
+  std::vector<AppState*> serving_apps_;
+  bool serve_waiting_ = false;  // Something has come free.
+  int64_t serve_again_ms_ = 0;
 
   uint64_t id_seed_[2];
   uint64_t id_counter_ = 0;

@@ -4,10 +4,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "services/edge/proxy_protocol.h"
 #include "services/edge/target.h"
 #include "services/edge/worker.h"
 
@@ -103,6 +106,9 @@ void Worker::OnClientEvent(ClientConnection* client, uint32_t events) {
   if ((events & (EPOLLHUP | EPOLLERR)) != 0) client->broken = true;
 
   switch (client->state) {
+    case ClientState::kProxy:
+      ReadProxyHeader(client);
+      return;
     case ClientState::kIdle:
     case ClientState::kHead:
       if (client->broken) {
@@ -140,11 +146,13 @@ void Worker::OnClientEvent(ClientConnection* client, uint32_t events) {
     PumpRequest(exchange);
     if (!client->open || client->exchange != exchange) return;
   }
-  if (client->peer_closed && exchange->request_body.done() &&
+  const bool waiting = exchange->wait_slot != nullptr;
+  if (client->peer_closed && (exchange->request_body.done() || waiting) &&
       !exchange->half_closed) {
     // The client may only have finished sending; or it may be gone.
     exchange->half_closed = true;
     exchange->bytes_out_seen = exchange->bytes_out;
+    if (waiting) return ArmWait(exchange);
     Arm(client, ClientTimer::kHalfClosed, options_.half_close_timeout_ms);
   }
 }
@@ -153,6 +161,10 @@ void Worker::OnClientTimer(ClientConnection* client) {
   Exchange* const exchange = client->exchange;
   switch (client->timer_for) {
     case ClientTimer::kIdle:
+      if (client->state == ClientState::kProxy) {
+        counters_.proxy_errors.Add(1);
+        return CloseClient(client, false);
+      }
       if (client->state != ClientState::kIdle) return;
       // A request may have arrived in this moment: read once more.
       client->readable = true;
@@ -203,6 +215,9 @@ void Worker::OnClientTimer(ClientConnection* client) {
       }
       OnClientGone(exchange, "client.disconnected");
       return;
+    case ClientTimer::kWait:
+      if (client->state == ClientState::kActive) OnWaitOver(exchange);
+      return;
     case ClientTimer::kLinger:
       if (client->state == ClientState::kLinger) CloseClient(client, false);
       return;
@@ -212,6 +227,34 @@ void Worker::OnClientTimer(ClientConnection* client) {
                                                     : "edge.tunnel_idle");
       return;
   }
+}
+
+void Worker::ReadProxyHeader(ClientConnection* client) {
+  // Looked at in the socket until it is whole, and then taken alone: what
+  // follows may be for someone else to read, such as TLS.
+  std::array<char, ProxyHeader::kMaxSize> bytes;
+  const ssize_t got = recv(client->fd, bytes.data(), bytes.size(), MSG_PEEK);
+  if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) &&
+      !client->broken) {
+    return;
+  }
+  ProxyHeader header;
+  const ProxyStatus status =
+      got <= 0
+          ? ProxyStatus::kError
+          : ParseProxyHeader({bytes.data(), static_cast<size_t>(got)}, &header);
+  // More bytes are another event.
+  if (status == ProxyStatus::kIncomplete && !client->peer_closed) return;
+  if (status != ProxyStatus::kDone ||
+      recv(client->fd, bytes.data(), header.size, 0) !=
+          static_cast<ssize_t>(header.size)) {
+    counters_.proxy_errors.Add(1);
+    return CloseClient(client, false);
+  }
+  if (header.has_source) SetClientAddress(client, header.source);
+  client->state = ClientState::kIdle;
+  client->readable = true;
+  ReadHead(client);
 }
 
 Exchange* Worker::BeginExchange(ClientConnection* client) {
@@ -230,6 +273,8 @@ Exchange* Worker::BeginExchange(ClientConnection* client) {
   exchange->upload_failed = exchange->continue_owed = exchange->upgrade_asked =
       exchange->half_closed = false;
   exchange->body_received = 0;
+  exchange->max_body = options_.max_body_bytes;
+  exchange->wait_until_ms = exchange->retry_after_s = 0;
   exchange->response.Reset();
   exchange->response_body.Reset(BodyKind::kNone, 0);
   exchange->to_client.Clear();
@@ -400,8 +445,15 @@ void Worker::StartRequest(Exchange* exchange) {
   exchange->app->counters->active.Set(exchange->app->active);
   if (target.kind == TargetKind::kRedirect)
     return Redirect(exchange, target.app, target.rest);
-  if (options_.max_body_bytes > 0 &&
-      request.content_length > static_cast<uint64_t>(options_.max_body_bytes)) {
+  const int64_t app_max_body =
+      exchange->app->route->traffic.max_request_body_bytes;
+  if (app_max_body > 0 &&
+      (exchange->max_body == 0 || app_max_body < exchange->max_body)) {
+    exchange->max_body = app_max_body;
+  }
+  if (!Admit(exchange)) return;
+  if (exchange->max_body > 0 &&
+      request.content_length > static_cast<uint64_t>(exchange->max_body)) {
     return Answer(exchange, 413, "body_too_large", "edge.body_too_large", true);
   }
   if (IsLoop(*exchange))
@@ -482,8 +534,12 @@ void Worker::Answer(Exchange* exchange, int status, absl::string_view reason,
                         "\nrequest id: ", exchange->request_id.view(), "\n");
   }
   std::string fields = absl::StrCat("X-Mycelium-Reason: ", reason, "\r\n");
-  if (status == 503)
-    absl::StrAppend(&fields, "Retry-After: ", options_.retry_after_s, "\r\n");
+  if (status == 503 || exchange->retry_after_s > 0) {
+    absl::StrAppend(
+        &fields, "Retry-After: ",
+        std::max<int64_t>(exchange->retry_after_s, options_.retry_after_s),
+        "\r\n");
+  }
   if (status == 405)
     absl::StrAppend(&fields,
                     "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n");
@@ -497,6 +553,7 @@ void Worker::SendLocal(Exchange* exchange, int status,
                        absl::string_view extra_fields, absl::string_view body,
                        bool close) {
   ClientConnection* const client = exchange->client;
+  StopWaiting(exchange);
   if (exchange->upstream != nullptr) ReleaseUpstream(exchange, false);
   if (exchange->piece_queued) {
     exchange->piece_queued = false;
@@ -556,10 +613,13 @@ void Worker::PumpRequest(Exchange* exchange) {
   if (upstream == nullptr || upstream->connecting || exchange->upload_failed)
     return;
   for (int i = 0; i < kPiecesPerTurn; ++i) {
-    if (options_.max_body_bytes > 0 &&
-        exchange->body_received > options_.max_body_bytes) {
-      if (exchange->response_started)
+    if (exchange->max_body > 0 &&
+        exchange->body_received > exchange->max_body) {
+      if (exchange->response_started) {
+        // It is too late to say so in any other way.
+        exchange->cut_short = true;
         return OnClientGone(exchange, "edge.body_too_large");
+      }
       return Answer(exchange, 413, "body_too_large", "edge.body_too_large",
                     true);
     }
@@ -588,8 +648,7 @@ void Worker::PumpRequest(Exchange* exchange) {
       case BodyReader::Step::kNeedMore:
         break;
     }
-    if (options_.max_body_bytes > 0 &&
-        exchange->body_received > options_.max_body_bytes)
+    if (exchange->max_body > 0 && exchange->body_received > exchange->max_body)
       continue;
     switch (ReadMore(client)) {
       case Io::kOk:
@@ -620,8 +679,7 @@ BodyReader::Step Worker::QueueRequestPiece(Exchange* exchange) {
     return result.step;
   }
   if (result.step == BodyReader::Step::kError) return result.step;
-  if (options_.max_body_bytes > 0 &&
-      exchange->body_received > options_.max_body_bytes) {
+  if (exchange->max_body > 0 && exchange->body_received > exchange->max_body) {
     return BodyReader::Step::kNeedMore;
   }
   exchange->piece_size = result.out_size;
@@ -768,6 +826,8 @@ void Worker::RecordExchange(Exchange* exchange) {
 }
 
 void Worker::EndExchange(Exchange* exchange) {
+  StopWaiting(exchange);
+  GiveAppSlot(exchange);
   if (exchange->retrying) {
     exchange->retrying = false;
     --exchange->app->retrying;

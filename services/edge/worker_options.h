@@ -57,6 +57,8 @@ struct WorkerOptions {
   Balancer::Options balancer;
   // Peers whose X-Forwarded-* and X-Request-Id are believed.
   std::vector<Cidr> trusted_peers;
+  // Peers whose connections begin with a PROXY header, and only theirs.
+  std::vector<Cidr> proxy_peers;
   std::string via = "mycelium";
 };
 

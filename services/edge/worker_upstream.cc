@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "services/edge/worker.h"
 
@@ -26,13 +27,11 @@ bool WasTried(const Exchange& exchange, const Balanced* endpoint) {
 }  // namespace
 
 void Worker::Dispatch(Exchange* exchange) {
-  AppState* const app = exchange->app;
-  Balanced* const choice = app->balancer.Pick(
-      {exchange->tried.data(), static_cast<size_t>(exchange->tried_count)},
-      now_us_);
-  if (choice == nullptr)
-    return Answer(exchange, 503, "no_endpoint", "edge.no_endpoint", false);
-  Attempt(exchange, static_cast<EndpointState*>(choice), false);
+  // Those that wait came first.
+  EndpointState* const endpoint =
+      exchange->app->waiting.empty() ? TakeEndpoint(exchange) : nullptr;
+  if (endpoint == nullptr) return Wait(exchange);
+  Attempt(exchange, endpoint, false);
 }
 
 void Worker::Attempt(Exchange* exchange, EndpointState* endpoint, bool fresh) {
@@ -54,6 +53,7 @@ void Worker::Attempt(Exchange* exchange, EndpointState* endpoint, bool fresh) {
     upstream = Connect(exchange->app, endpoint, &failure);
   if (upstream == nullptr) {
     if (failure.connect) CountFailure(exchange->app, endpoint);
+    GiveEndpointSlot(exchange);
     return FailAttempt(exchange, failure);
   }
 
@@ -484,7 +484,8 @@ void Worker::FailAttempt(Exchange* exchange, const Failure& failure) {
     exchange->to_origin.Clear();
     exchange->response.Reset();
     --exchange->tried_count;
-    if (still_there) return Attempt(exchange, endpoint, true);
+    if (still_there && TakeEndpointSlot(exchange, *endpoint))
+      return Attempt(exchange, endpoint, true);
     return Dispatch(exchange);
   }
   ReleaseUpstream(exchange, false);
@@ -497,6 +498,7 @@ bool Worker::TryAgain(Exchange* exchange, const Failure& failure) {
   if (choice == nullptr) return false;
   // The same endpoint again only helps if its failure was a passing one.
   if (failure.status == 504 && WasTried(*exchange, choice)) return false;
+  if (!TakeEndpointSlot(exchange, *choice)) return false;
   Retry(exchange, choice);
   return true;
 }
@@ -512,6 +514,10 @@ bool Worker::RetryServerError(Exchange* exchange) {
   EndpointState* const choice = ChooseAgain(exchange);
   // An answer is better than to ask again who gave it.
   if (choice == nullptr || WasTried(*exchange, choice)) return false;
+  SlotCounter* slot = std::exchange(exchange->endpoint_slot, nullptr);
+  const bool free = TakeEndpointSlot(exchange, *choice);
+  std::swap(slot, exchange->endpoint_slot);
+  if (!free) return false;
   // A short answer is here to its end, and the connection is good for more.
   Buffer& in = exchange->upstream->in;
   const bool whole = (head.body == BodyKind::kNone && in.size() == head.size) ||
@@ -519,6 +525,7 @@ bool Worker::RetryServerError(Exchange* exchange) {
                       in.size() - head.size == head.content_length);
   in.Consume(whole ? in.size() : 0);
   ReleaseUpstream(exchange, whole && !head.close);
+  exchange->endpoint_slot = slot;
   Retry(exchange, choice);
   return true;
 }
@@ -558,6 +565,7 @@ void Worker::ReleaseUpstream(Exchange* exchange, bool reuse) {
   EndpointState* const endpoint = upstream->endpoint;
   --endpoint->in_flight;
   endpoint->counters->in_flight.Set(endpoint->in_flight);
+  GiveEndpointSlot(exchange);
   const int max_idle =
       options_.max_idle_per_endpoint == 0
           ? 0

@@ -1,5 +1,6 @@
-// Plays every scenario of scenarios.mjs against an edge:
+// Plays every scenario against an edge:
 //   node run.mjs --edge BINARY [--only PATTERN]
+import { limits } from './limits.mjs';
 import { scenarios } from './scenarios.mjs';
 
 const args = process.argv.slice(2);
@@ -8,7 +9,7 @@ const binary = option('--edge');
 const only = option('--only');
 let failed = 0;
 let passed = 0;
-for (const [name, play] of scenarios) {
+for (const [name, play] of [...scenarios, ...limits]) {
   if (only && !name.includes(only)) continue;
   const cleanups = [];
   const start = Date.now();

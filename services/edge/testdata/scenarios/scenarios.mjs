@@ -12,12 +12,12 @@ export const scenarios = [];
 const scenario = (name, play) => scenarios.push([name, play]);
 
 // An edge before `endpoints`, stopped with the scenario.
-async function edgeFor(t, endpoints, ...flags) {
+export async function edgeFor(t, endpoints, ...flags) {
   const edge = await startEdge(t.binary, endpoints, flags);
   t.cleanup(() => edge.stop());
   return edge;
 }
-async function originFor(t, started) {
+export async function originFor(t, started) {
   const o = await started;
   t.cleanup(() => o.close());
   return o;
