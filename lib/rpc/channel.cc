@@ -8,6 +8,7 @@
 #include "grpcpp/grpcpp.h"
 #include "lib/base/ids.h"
 #include "lib/base/status_macros.h"
+#include "lib/rpc/locks.h"
 
 namespace mycelium::rpc {
 namespace {
@@ -35,6 +36,7 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(
   }
   MYC_ASSIGN_OR_RETURN(std::shared_ptr<grpc::ChannelCredentials> credentials,
                        MakeChannelCredentials(tls));
+  DisableDeadlockSearch();
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);

@@ -19,6 +19,7 @@
 #include "lib/base/file.h"
 #include "lib/base/ids.h"
 #include "lib/base/status_macros.h"
+#include "lib/rpc/locks.h"
 
 namespace mycelium::rpc {
 namespace {
@@ -98,6 +99,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
       MakeServerCredentials(options.tls, options.listen));
   MYC_RETURN_IF_ERROR(CheckCanBind(options.listen, where));
 
+  DisableDeadlockSearch();
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   int port = 0;
