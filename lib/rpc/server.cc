@@ -51,7 +51,8 @@ absl::StatusOr<HostAndPort> Split(const std::string& listen) {
 // gRPC does not say why it can't bind, so the question is asked beforehand. The
 // address may still be lost to another process in between; BuildAndStart then
 // fails without a reason.
-absl::Status CheckCanBind(const std::string& listen, const HostAndPort& where) {
+absl::Status CheckCanBind(const std::string& listen, const HostAndPort& where,
+                          PortSharing sharing) {
   addrinfo hints = {};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
@@ -68,8 +69,11 @@ absl::Status CheckCanBind(const std::string& listen, const HostAndPort& where) {
                                                              freeaddrinfo);
   const UniqueFd fd(socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int on = 1;
+  const int join = sharing == PortSharing::kJoin ? 1 : 0;
   if (!fd.valid() ||
       setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
+      setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &join, sizeof(join)) !=
+          0 ||
       bind(fd.get(), found->ai_addr, found->ai_addrlen) != 0) {
     return ErrnoStatus(errno, absl::StrCat("cannot listen on ", listen));
   }
@@ -97,7 +101,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   MYC_ASSIGN_OR_RETURN(
       const std::shared_ptr<grpc::ServerCredentials> credentials,
       MakeServerCredentials(options.tls, options.listen));
-  MYC_RETURN_IF_ERROR(CheckCanBind(options.listen, where));
+  MYC_RETURN_IF_ERROR(
+      CheckCanBind(options.listen, where, options.port_sharing));
 
   DisableDeadlockSearch();
   grpc::EnableDefaultHealthCheckService(true);
@@ -108,7 +113,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   builder.SetMaxReceiveMessageSize(options.max_message_bytes);
   builder.SetMaxSendMessageSize(options.max_message_bytes);
   // By default two servers may share a port, and each gets half of the calls.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(
+      GRPC_ARG_ALLOW_REUSEPORT,
+      options.port_sharing == PortSharing::kNone ? 0 : 1);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);

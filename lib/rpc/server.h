@@ -28,12 +28,23 @@ struct ServedService {
   std::string full_name;
 };
 
+// Whether several servers of one user may listen on one port.
+enum class PortSharing {
+  kNone,   // A port that is taken is an error.
+  kOffer,  // Also an error, but later servers may join.
+  kJoin,   // Joins one that offered it.
+};
+
 struct ServerOptions {
   // `HOST:PORT`; port 0 takes a free one.
   std::string listen;
 
   // Identity; empty for loopback addresses only.
   TlsFiles tls;
+
+  // With several servers each gets some of the connections: for a process that
+  // is about to take over from another one.
+  PortSharing port_sharing = PortSharing::kNone;
 
   // Messages above this are refused with RESOURCE_EXHAUSTED.
   int max_message_bytes = 8 << 20;

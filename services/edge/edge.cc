@@ -104,6 +104,7 @@ void Edge::Drain() {
 }
 
 void Edge::HandOver() {
+  handed_over_ = true;
   draining_ = true;
   for (const std::unique_ptr<Worker>& worker : workers_)
     worker->Enter(Worker::Phase::kHandedOver);
@@ -124,7 +125,9 @@ Page Edge::GetPage(absl::string_view path) const {
   constexpr absl::string_view kText = "text/plain; charset=utf-8";
   if (path == "/health") return {200, std::string(kText), "alive\n"};
   if (path == "/ready") {
-    if (draining()) return {503, std::string(kText), "draining\n"};
+    // Who asks on an old connection asks for the service, which goes on.
+    if (draining() && !handed_over_)
+      return {503, std::string(kText), "draining\n"};
     if (routes_.version() == 0)
       return {503, std::string(kText), "no routes yet\n"};
     return {200, std::string(kText), "ready\n"};

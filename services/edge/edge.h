@@ -109,6 +109,7 @@ class Edge {
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::thread> threads_;
   std::atomic<bool> draining_{false};
+  std::atomic<bool> handed_over_{false};
 };
 
 }  // namespace mycelium::edge

@@ -1,9 +1,12 @@
 // The edge: HTTP/1.1 in, to the endpoints of apps out. `edge --help` says more.
 
+#include <fcntl.h>
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -16,8 +19,8 @@
 #include "glog/logging.h"
 #include "grpcpp/channel.h"
 #include "lib/base/clock.h"
+#include "lib/base/file.h"
 #include "lib/base/ids.h"
-#include "lib/base/process_signals.h"
 #include "lib/base/status_macros.h"
 #include "lib/flags/command_line.h"
 #include "lib/rpc/channel.h"
@@ -29,7 +32,11 @@
 #include "services/edge/edge_service.h"
 #include "services/edge/edge_status.h"
 #include "services/edge/fabric_link.h"
+#include "services/edge/handover.h"
+#include "services/edge/lifetime.h"
+#include "services/edge/listen_sockets.h"
 #include "services/edge/route_table.h"
+#include "services/edge/service_manager.h"
 #include "services/edge/traffic_parser.h"
 
 DEFINE_string(listen, "127.0.0.1:8080",
@@ -95,6 +102,15 @@ DEFINE_int32(upstream_idle_timeout_ms, 4'000,
              "app's own timeout");
 DEFINE_int32(drain_timeout_ms, 10'000,
              "for requests and tunnels to end, on SIGTERM");
+DEFINE_int32(lame_duck_ms, 0,
+             "on SIGTERM, that new connections are still taken while "
+             "/_mesh/ready says 503");
+DEFINE_int32(handover_timeout_ms, 30'000,
+             "for the new process to be ready, on SIGHUP");
+DEFINE_int32(handover_drain_timeout_ms, 60'000,
+             "for requests and tunnels to end in the old process, on SIGHUP");
+DEFINE_string(pid_file, "",
+              "file that the id of the process that serves is written to");
 DEFINE_int32(max_head_bytes, 32 * 1024,
              "of the head of a request or response, 1024 to 49152");
 DEFINE_int64(max_body_bytes, 0, "of a request's body; 0: any");
@@ -171,6 +187,8 @@ absl::StatusOr<Edge::Options> OptionsFromFlags(const std::string& edge_id) {
       {"upstream_idle_timeout_ms", FLAGS_upstream_idle_timeout_ms,
        &worker.upstream_idle_timeout_ms},
       {"drain_timeout_ms", FLAGS_drain_timeout_ms, &worker.drain_timeout_ms},
+      {"handover_drain_timeout_ms", FLAGS_handover_drain_timeout_ms,
+       &worker.handover_drain_timeout_ms},
       {"eject_ms", FLAGS_eject_ms, &worker.balancer.ejection_ms},
   };
   for (const auto& timeout : timeouts) {
@@ -202,6 +220,15 @@ absl::StatusOr<Edge::Options> OptionsFromFlags(const std::string& edge_id) {
     }
     *count.option = count.flag;
   }
+  if (FLAGS_lame_duck_ms < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--lame_duck_ms is ", FLAGS_lame_duck_ms, "; want at least 0"));
+  }
+  if (FLAGS_handover_timeout_ms < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("--handover_timeout_ms is ",
+                                                   FLAGS_handover_timeout_ms,
+                                                   "; want at least 1"));
+  }
   if (FLAGS_max_head_bytes < 1024 || FLAGS_max_head_bytes > 49152) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--max_head_bytes is ", FLAGS_max_head_bytes, "; want 1024 to 49152"));
@@ -230,10 +257,40 @@ absl::StatusOr<Edge::Options> OptionsFromFlags(const std::string& edge_id) {
   return options;
 }
 
-absl::Status Run() {
-  const std::string edge_id = FLAGS_edge_id.empty()
-                                  ? absl::StrCat("edge-", RandomHex(4))
-                                  : FLAGS_edge_id;
+// What a successor needs of `edge`, its sockets by descriptors of their own.
+absl::StatusOr<Heritage> MakeHeritage(const Edge& edge) {
+  Heritage heritage;
+  ListenSockets& sockets = heritage.listeners["http"];
+  sockets.address = edge.address();
+  sockets.kept_elsewhere = edge.listeners_kept_elsewhere();
+  for (const int fd : edge.listen_fds()) {
+    sockets.fds.emplace_back(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    if (!sockets.fds.back().valid())
+      return ErrnoStatus(errno, "dup of a listening socket");
+  }
+  return heritage;
+}
+
+absl::Status Run(Program program) {
+  // What another process or a service manager has given to this one.
+  MYC_ASSIGN_OR_RETURN(const std::unique_ptr<Predecessor> predecessor,
+                       Predecessor::FromEnvironment());
+  Heritage heritage;
+  if (predecessor != nullptr) {
+    MYC_ASSIGN_OR_RETURN(heritage, predecessor->TakeHeritage());
+  } else {
+    MYC_ASSIGN_OR_RETURN(heritage.listeners, TakeActivatedSockets());
+  }
+  std::optional<ListenSockets> inherited;
+  if (const auto found = heritage.listeners.find("http");
+      found != heritage.listeners.end()) {
+    inherited = std::move(found->second);
+  }
+
+  const std::string edge_id = !FLAGS_edge_id.empty() ? FLAGS_edge_id
+                              : !heritage.edge_id.empty()
+                                  ? heritage.edge_id
+                                  : absl::StrCat("edge-", RandomHex(4));
   if (!IsId(edge_id)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--edge_id ", Quoted(edge_id), " ", kIdRule));
@@ -251,6 +308,7 @@ absl::Status Run() {
   MYC_ASSIGN_OR_RETURN(Edge::Options options, OptionsFromFlags(edge_id));
   MYC_ASSIGN_OR_RETURN(const BalancePolicy balancing, PolicyFromFlags());
   const int workers = options.workers;
+  options.paused = predecessor != nullptr;
 
   RouteTable routes;
   std::unique_ptr<FabricLink> link;
@@ -270,16 +328,23 @@ absl::Status Run() {
         Clock::Real(), &routes);
     options.fabric_state = [link = link.get()] { return link->state(); };
   }
-  MYC_ASSIGN_OR_RETURN(const std::unique_ptr<Edge> edge,
-                       Edge::Start(std::move(options), &routes));
+  MYC_ASSIGN_OR_RETURN(
+      const std::unique_ptr<Edge> edge,
+      Edge::Start(std::move(options), &routes, std::move(inherited)));
 
   EdgeStatus status(edge_id, edge.get(), &routes, Clock::Real());
   EdgeService service(&status);
   std::unique_ptr<rpc::Server> server;
   if (!FLAGS_grpc_listen.empty() || link != nullptr) {
+    const std::string listen = !heritage.grpc_address.empty()
+                                   ? heritage.grpc_address
+                               : FLAGS_grpc_listen.empty() ? "127.0.0.1:0"
+                                                           : FLAGS_grpc_listen;
     const rpc::ServerOptions server_options = {
-        .listen = FLAGS_grpc_listen.empty() ? "127.0.0.1:0" : FLAGS_grpc_listen,
+        .listen = listen,
         .tls = rpc::TlsFilesFromFlags(),
+        .port_sharing = heritage.grpc_address.empty() ? rpc::PortSharing::kOffer
+                                                      : rpc::PortSharing::kJoin,
         .services = {{&service, v1::Edge::service_full_name()}}};
     MYC_ASSIGN_OR_RETURN(server, rpc::Server::Start(server_options));
     MYC_RETURN_IF_ERROR(
@@ -289,26 +354,50 @@ absl::Status Run() {
   MYC_RETURN_IF_ERROR(rpc::WritePortFile(FLAGS_port_file, edge->address()));
   LOG(INFO) << "serving HTTP on " << edge->address() << " with " << workers
             << " workers";
+  Lifetime::Options lifetime_options;
+  lifetime_options.program = std::move(program);
+  lifetime_options.pid_file = FLAGS_pid_file;
+  lifetime_options.lame_duck = absl::Milliseconds(FLAGS_lame_duck_ms);
+  lifetime_options.handover_timeout =
+      absl::Milliseconds(FLAGS_handover_timeout_ms);
+  lifetime_options.heritage = [&]() -> absl::StatusOr<Heritage> {
+    MYC_ASSIGN_OR_RETURN(Heritage result, MakeHeritage(*edge));
+    result.edge_id = edge_id;
+    if (server != nullptr) result.grpc_address = server->address();
+    if (link != nullptr) result.name_free = link->LendName();
+    return result;
+  };
+  lifetime_options.handover_failed = [&] {
+    if (link != nullptr) link->ReclaimName();
+  };
+  // The port is shared, and questions are for the process that serves.
+  lifetime_options.handed_over = [&] {
+    if (server != nullptr) server->Shutdown(kGrace);
+  };
+  MYC_ASSIGN_OR_RETURN(
+      const std::unique_ptr<Lifetime> lifetime,
+      Lifetime::Create(std::move(lifetime_options), edge.get(), Clock::Real()));
   if (link != nullptr) {
-    link->Start(edge_id, server->address(), edge.get());
+    link->Start(edge_id, server->address(), edge.get(),
+                std::move(heritage.name_free));
   }
-
-  const int signal = WaitForStopSignal();
-  LOG(INFO) << "draining on signal " << signal;
-  edge->Drain();
-  edge->Join();
+  const absl::Status begun = lifetime->Begin(predecessor.get());
+  if (begun.ok()) lifetime->Serve();
   // Only now: as long as requests were under way, the fabric waited for us.
   if (link != nullptr) link->Stop();
   if (server != nullptr) server->Shutdown(kGrace);
   LOG(INFO) << "stopped";
-  return absl::OkStatus();
+  return begun;
 }
 
 }  // namespace
 }  // namespace mycelium::edge
 
 int main(int argc, char** argv) {
-  mycelium::BlockStopSignals();
+  mycelium::edge::BlockLifetimeSignals();
+  // Before the flags are parsed, which may change the arguments.
+  mycelium::edge::Program program =
+      mycelium::edge::Program::OfThisProcess(argc, argv);
   mycelium::flags::ParseCommandLine(
       "edge serves HTTP/1.1 and passes /APP/REST on to an endpoint of APP as "
       "/REST.\n\n"
@@ -317,7 +406,8 @@ int main(int argc, char** argv) {
       argc, argv);
   mycelium::telemetry::InitLogging(argv[0]);
 
-  if (const absl::Status status = mycelium::edge::Run(); !status.ok()) {
+  if (const absl::Status status = mycelium::edge::Run(std::move(program));
+      !status.ok()) {
     LOG(ERROR) << status.message();
     return 1;
   }
