@@ -434,7 +434,8 @@ void Worker::ExpireIdleClients() {
       }
       if (phase_ == Phase::kHandedOver) {
         Arm(client, ClientTimer::kIdle,
-            idle_ms / 2 + idle_ms * ++count / (2 * (clients_.size() + 1)));
+            idle_ms / 2 +
+                idle_ms * ++count / (int64_t{2} * (clients_.size() + 1)));
       } else if (client->requests > 0) {
         CloseClient(client, false);
       } else {
