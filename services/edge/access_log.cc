@@ -54,6 +54,10 @@ void AppendJson(const AccessRecord& record, std::string* out) {
   if (record.first_byte_us >= 0)
     absl::StrAppend(out, ",\"first_byte_us\":", record.first_byte_us);
   AppendString("request_id", record.request_id.view(), out);
+  if (!record.tls.empty()) {
+    AppendString("tls", record.tls, out);
+    AppendString("sni", record.server_name.view(), out);
+  }
   AppendString("end", record.end, out);
   out->append("}\n");
 }

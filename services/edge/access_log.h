@@ -53,6 +53,8 @@ struct AccessRecord {
   ShortText<64> request_id;
   ShortText<64> host;
   ShortText<256> path;
+  absl::string_view tls;      // Such as "TLSv1.3", a constant; empty: none.
+  ShortText<64> server_name;  // That the client named in its handshake.
 };
 
 // `record` as one line of JSON, newline included. Whatever bytes it holds, the

@@ -22,6 +22,7 @@
 #include "services/edge/iovec_queue.h"
 #include "services/edge/route_table.h"
 #include "services/edge/timer_wheel.h"
+#include "services/edge/tls_stream.h"
 
 namespace mycelium::edge {
 
@@ -80,12 +81,17 @@ struct Pollable {
 
 // A socket that is accepted from.
 struct Listener : Pollable {
-  explicit Listener(UniqueFd socket)
-      : Pollable(Kind::kListener), owned(std::move(socket)) {
+  Listener(UniqueFd socket, uint16_t its_port, bool speaks_tls)
+      : Pollable(Kind::kListener),
+        owned(std::move(socket)),
+        port(its_port),
+        tls(speaks_tls) {
     fd = owned.get();
   }
 
   UniqueFd owned;
+  uint16_t port;
+  bool tls;
   bool ready = false;  // Connections may wait.
 };
 
@@ -100,21 +106,24 @@ struct Connection : Pollable {
   bool broken = false;   // Reset, or an error.
   bool resumed = false;  // In the worker's list of what to go on with.
   Exchange* exchange = nullptr;
+  TlsStream* tls = nullptr;  // What the socket speaks; nullptr: plain bytes.
   Buffer in;
   Timer timer;
 };
 
 enum class ClientState : uint8_t {
-  kProxy,   // Has to say first for whom it was opened; nothing is read.
-  kIdle,    // Between requests; no exchange, no memory.
-  kHead,    // Part of a head is there.
-  kActive,  // The exchange is under way.
-  kTunnel,  // Upgraded: bytes go both ways.
-  kLinger,  // The last response is out; what comes in is thrown away.
+  kProxy,      // Has to say first for whom it was opened; nothing is read.
+  kHandshake,  // Of TLS.
+  kIdle,       // Between requests; no exchange, no memory.
+  kHead,       // Part of a head is there.
+  kActive,     // The exchange is under way.
+  kTunnel,     // Upgraded: bytes go both ways.
+  kLinger,     // The last response is out; what comes in is thrown away.
 };
 
 // Why a client's timer is armed.
 enum class ClientTimer : uint8_t {
+  kHandshake,
   kIdle,
   kHeader,
   kExpect,
@@ -132,6 +141,7 @@ struct ClientConnection : Connection {
   ClientState state = ClientState::kIdle;
   ClientTimer timer_for = ClientTimer::kIdle;
   bool trusted = false;
+  uint16_t port = 0;  // That it connected to.
   ShortText<48> ip;
   uint64_t key = 0;  // By which its rate is limited.
   uint32_t requests = 0;

@@ -9,30 +9,59 @@
 #include "services/edge/metrics.h"
 
 namespace mycelium::edge {
+namespace {
+
+// The sockets that one address was given, or new ones.
+absl::StatusOr<ListenSockets> Open(const std::string& address, int workers,
+                                   std::optional<ListenSockets> inherited) {
+  return inherited.has_value() ? Adopt(*std::move(inherited), workers)
+                               : Listen(address, workers);
+}
+
+// Deals sockets out to workers, and remembers them in `fds`.
+absl::Status DealTo(std::vector<std::vector<ListenSocket>>* workers,
+                    ListenSockets sockets, bool tls, std::vector<int>* fds) {
+  for (const UniqueFd& fd : sockets.fds) fds->push_back(fd.get());
+  MYC_ASSIGN_OR_RETURN(
+      std::vector<std::vector<UniqueFd>> dealt,
+      Deal(std::move(sockets.fds), static_cast<int>(workers->size())));
+  for (size_t i = 0; i < dealt.size(); ++i) {
+    for (UniqueFd& fd : dealt[i]) (*workers)[i].push_back({std::move(fd), tls});
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Edge>> Edge::Start(
     Options options, const RouteTable* routes,
-    std::optional<ListenSockets> inherited) {
+    std::optional<ListenSockets> inherited,
+    std::optional<ListenSockets> inherited_tls) {
   if (options.workers < 1 || options.workers > 1024) {
     return absl::InvalidArgumentError(
         absl::StrCat("workers is ", options.workers, "; want 1 to 1024"));
   }
-  ListenSockets sockets;
-  if (inherited.has_value()) {
-    MYC_ASSIGN_OR_RETURN(sockets,
-                         Adopt(*std::move(inherited), options.workers));
-  } else {
-    MYC_ASSIGN_OR_RETURN(sockets, Listen(options.listen, options.workers));
-  }
-  std::vector<int> listen_fds;
-  for (const UniqueFd& fd : sockets.fds) listen_fds.push_back(fd.get());
-  MYC_ASSIGN_OR_RETURN(std::vector<std::vector<UniqueFd>> dealt,
-                       Deal(std::move(sockets.fds), options.workers));
-
   std::unique_ptr<Edge> edge(new Edge(std::move(options), routes));
-  edge->address_ = std::move(sockets.address);
-  edge->listeners_kept_elsewhere_ = sockets.kept_elsewhere;
-  edge->listen_fds_ = std::move(listen_fds);
   const Options& own = edge->options_;
+  std::vector<std::vector<ListenSocket>> sockets(
+      static_cast<size_t>(own.workers));
+  MYC_ASSIGN_OR_RETURN(ListenSockets plain,
+                       Open(own.listen, own.workers, std::move(inherited)));
+  edge->address_ = plain.address;
+  edge->listeners_kept_elsewhere_ = plain.kept_elsewhere;
+  MYC_RETURN_IF_ERROR(
+      DealTo(&sockets, std::move(plain), false, &edge->listen_fds_));
+  if (!own.tls_listen.empty()) {
+    MYC_ASSIGN_OR_RETURN(edge->certificates_,
+                         CertificateStore::Create(own.tls));
+    MYC_ASSIGN_OR_RETURN(ListenSockets secure, Open(own.tls_listen, own.workers,
+                                                    std::move(inherited_tls)));
+    edge->tls_address_ = secure.address;
+    edge->listeners_kept_elsewhere_ =
+        edge->listeners_kept_elsewhere_ || secure.kept_elsewhere;
+    MYC_RETURN_IF_ERROR(
+        DealTo(&sockets, std::move(secure), true, &edge->tls_listen_fds_));
+  }
   if (!own.access_log.empty()) {
     MYC_ASSIGN_OR_RETURN(edge->log_,
                          AccessLog::Create(own.access_log, own.workers));
@@ -46,6 +75,7 @@ absl::StatusOr<std::unique_ptr<Edge>> Edge::Start(
     context.routes = routes;
     context.counters = &edge->counters_.row(i);
     context.log = edge->log_ == nullptr ? nullptr : edge->log_->queue(i);
+    context.certificates = edge->certificates_.get();
     context.client_rates = &edge->client_rates_;
     context.wake = [edge = edge.get()](int index) {
       edge->workers_[static_cast<size_t>(index)]->Wake();
@@ -55,7 +85,8 @@ absl::StatusOr<std::unique_ptr<Edge>> Edge::Start(
     };
     MYC_ASSIGN_OR_RETURN(
         std::unique_ptr<Worker> worker,
-        Worker::Create(std::move(context), std::move(dealt[i])));
+        Worker::Create(std::move(context),
+                       std::move(sockets[static_cast<size_t>(i)])));
     edge->workers_.push_back(std::move(worker));
   }
   for (const std::unique_ptr<Worker>& worker : edge->workers_) {
@@ -89,6 +120,10 @@ uint64_t Edge::applied_version() const {
 void Edge::StartAccepting() {
   for (const std::unique_ptr<Worker>& worker : workers_)
     worker->StartAccepting();
+}
+
+absl::Status Edge::ReloadCertificates() {
+  return certificates_ == nullptr ? absl::OkStatus() : certificates_->Reload();
 }
 
 void Edge::BeginLameDuck() {
@@ -134,7 +169,8 @@ Page Edge::GetPage(absl::string_view path) const {
   }
   if (path == "/metrics") {
     return {200, "text/plain; version=0.0.4; charset=utf-8",
-            FormatMetrics(counters_, routes_.Current().get(), fabric_state())};
+            FormatMetrics(counters_, routes_.Current().get(), fabric_state(),
+                          certificates_.get())};
   }
   return {404, "", ""};
 }

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "services/edge/access_log.h"
+#include "services/edge/certificate_store.h"
 #include "services/edge/listen_sockets.h"
 #include "services/edge/metrics.h"
 #include "services/edge/rate_limiter.h"
@@ -25,12 +26,15 @@
 namespace mycelium::edge {
 
 // The data plane: workers, each on a thread of its own, over one listening
-// address and one route table. Thread-safe.
+// address, or one more for TLS, and one route table. Thread-safe.
 class Edge {
  public:
   struct Options {
     // `HOST:PORT`; port 0 takes a free one.
     std::string listen = "127.0.0.1:8080";
+    // `HOST:PORT` for TLS; empty: none. Certificates are taken from tls.
+    std::string tls_listen;
+    TlsOptions tls;
     int workers = 1;
     std::string access_log;  // A path, "-" for standard output, "" for none.
     WorkerOptions worker;
@@ -40,19 +44,28 @@ class Edge {
     std::function<FabricState()> fabric_state;
   };
 
-  // Listens, on the sockets of `inherited` if there are some, and starts to
-  // serve. `routes` must outlive the edge.
+  // Listens, on the sockets of `inherited` and `inherited_tls` if there are
+  // some, and starts to serve. `routes` must outlive the edge.
   //
-  // InvalidArgument: the address is no address. AlreadyExists: it is taken.
+  // InvalidArgument: an address is no address, or a certificate cannot be
+  // used. NotFound: there is no such directory. AlreadyExists: an address is
+  // taken.
   static absl::StatusOr<std::unique_ptr<Edge>> Start(
       Options options, const RouteTable* routes,
-      std::optional<ListenSockets> inherited = std::nullopt);
+      std::optional<ListenSockets> inherited = std::nullopt,
+      std::optional<ListenSockets> inherited_tls = std::nullopt);
 
   // Drains, at most for the drain timeout, and joins all threads.
   ~Edge();
 
   // `HOST:PORT` that is listened on, with the real port.
   const std::string& address() const { return address_; }
+  // The same of TLS; empty without.
+  const std::string& tls_address() const { return tls_address_; }
+
+  // Loads the certificates now, instead of when their directory is seen to have
+  // changed. An error, which is logged and counted, leaves the old ones.
+  absl::Status ReloadCertificates();
 
   // Tells the workers that the route table has changed.
   void RoutesChanged();
@@ -66,6 +79,7 @@ class Edge {
   // The sockets that are listened on, to be given to another process. They are
   // open until Drain or HandOver.
   const std::vector<int>& listen_fds() const { return listen_fds_; }
+  const std::vector<int>& tls_listen_fds() const { return tls_listen_fds_; }
   bool listeners_kept_elsewhere() const { return listeners_kept_elsewhere_; }
 
   // Whether the routes are there, every worker follows them, and new clients
@@ -101,11 +115,14 @@ class Edge {
   Options options_;
   const RouteTable& routes_;
   std::string address_;
+  std::string tls_address_;
   std::vector<int> listen_fds_;
+  std::vector<int> tls_listen_fds_;
   bool listeners_kept_elsewhere_ = false;
   PerWorker<WorkerCounters> counters_;
   ClientRateTable client_rates_;
   std::unique_ptr<AccessLog> log_;
+  std::unique_ptr<CertificateStore> certificates_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::thread> threads_;
   std::atomic<bool> draining_{false};

@@ -34,7 +34,7 @@ namespace mycelium::edge {
 
 // What a process passes on.
 struct Heritage {
-  // By what they are for: "http".
+  // By what they are for: "http", "https".
   std::map<std::string, ListenSockets> listeners;
   std::string edge_id;
   // Where the old process serves gRPC; empty if it does not.

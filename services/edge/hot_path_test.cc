@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <openssl/ssl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -21,6 +22,7 @@
 #include "lib/base/file.h"
 #include "services/edge/edge.h"
 #include "services/edge/route_table.h"
+#include "services/edge/test_certificate.h"
 #include "services/edge/traffic_policy.h"
 
 namespace {
@@ -137,9 +139,14 @@ struct Cost {
   double others;
 };
 
+struct FreeSsl {
+  void operator()(SSL* ssl) const { SSL_free(ssl); }
+  void operator()(SSL_CTX* context) const { SSL_CTX_free(context); }
+};
+
 // The cost per request of many on one connection, once it is warm.
 Cost Measure(const std::string& request, const std::string& response,
-             const TrafficPolicy& traffic = {}) {
+             const TrafficPolicy& traffic = {}, bool tls = false) {
   constexpr int kRequests = 2000;
   Origin origin(response);
   RouteTable routes;
@@ -150,9 +157,16 @@ Cost Measure(const std::string& request, const std::string& response,
       BalancePolicy::kRoundRobin, policies));
   Edge::Options options;
   options.listen = "127.0.0.1:0";
+  const TempDirectory certificates = *TempDirectory::Create("hot-path-test");
+  if (tls) {
+    EXPECT_TRUE(WriteTestCertificate(certificates.path(), "a", {"a"}).ok());
+    options.tls_listen = "127.0.0.1:0";
+    options.tls.certificates = certificates.path();
+  }
   auto edge = Edge::Start(options, &routes);
   EXPECT_TRUE(edge.ok()) << edge.status();
-  const std::string& address = (*edge)->address();
+  const std::string& address =
+      tls ? (*edge)->tls_address() : (*edge)->address();
   const sockaddr_in at =
       Loopback(std::atoi(address.c_str() + address.rfind(':') + 1));
   const UniqueFd client(socket(AF_INET, SOCK_STREAM, 0));
@@ -160,10 +174,27 @@ Cost Measure(const std::string& request, const std::string& response,
       connect(client.get(), reinterpret_cast<const sockaddr*>(&at), sizeof(at)),
       0);
 
+  // OpenSSL's sockets read and write by other calls than those counted.
+  std::unique_ptr<SSL_CTX, FreeSsl> context;
+  std::unique_ptr<SSL, FreeSsl> ssl;
+  if (tls) {
+    context.reset(SSL_CTX_new(TLS_client_method()));
+    ssl.reset(SSL_new(context.get()));
+    SSL_set_fd(ssl.get(), client.get());
+    EXPECT_EQ(SSL_connect(ssl.get()), 1);
+  }
+
   std::array<char, 65536> buffer;
   const auto ask = [&] {
-    WriteAll(client.get(), request);
-    EXPECT_GT(Read(client.get(), buffer.data(), buffer.size()), 12);
+    if (tls) {
+      EXPECT_EQ(SSL_write(ssl.get(), request.data(),
+                          static_cast<int>(request.size())),
+                static_cast<int>(request.size()));
+      EXPECT_GT(SSL_read(ssl.get(), buffer.data(), buffer.size()), 12);
+    } else {
+      WriteAll(client.get(), request);
+      EXPECT_GT(Read(client.get(), buffer.data(), buffer.size()), 12);
+    }
     EXPECT_EQ(absl::string_view(buffer.data(), 12), "HTTP/1.1 200");
   };
   for (int i = 0; i < 100; ++i) ask();
@@ -216,6 +247,17 @@ TEST(HotPathTest, AChunkedResponseCostsTheSame) {
   EXPECT_EQ(cost.allocations, 0);
   EXPECT_EQ(cost.reads, 2);
   EXPECT_EQ(cost.writes, 2);
+}
+
+TEST(HotPathTest, TlsCostsNoSystemCallMore) {
+  const Cost cost =
+      Measure("GET /app/x HTTP/1.1\r\nHost: e.test\r\nX-A: 1\r\nTE: x\r\n\r\n",
+              "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", {}, true);
+
+  EXPECT_EQ(cost.allocations, 0);
+  EXPECT_EQ(cost.reads, 2);
+  EXPECT_EQ(cost.writes, 2);
+  EXPECT_EQ(cost.others, 0);
 }
 
 TEST(HotPathTest, ABodyThatMayNotBeSentTwiceCostsOneLookMore) {

@@ -44,6 +44,22 @@ DEFINE_string(listen, "127.0.0.1:8080",
 DEFINE_string(
     port_file, "",
     "file that HOST:PORT of HTTP is written to once the edge listens");
+DEFINE_string(tls_listen, "",
+              "HOST:PORT to serve HTTP/1.1 over TLS on, beside --listen; port "
+              "0 takes a free one; empty: none");
+DEFINE_string(tls_port_file, "",
+              "file that HOST:PORT of TLS is written to once the edge listens");
+DEFINE_string(tls_certificates, "",
+              "directory of NAME.crt (the certificate, then those above it) "
+              "and NAME.key pairs, PEM; a client gets the one for the host "
+              "that it names, else default, else the first by name; changes "
+              "are taken up by themselves");
+DEFINE_bool(tls_strict_sni, false,
+            "refuse clients that name no host, or one that no certificate is "
+            "for");
+DEFINE_string(tls_client_ca, "",
+              "PEM file of authorities that clients must show a certificate "
+              "of; empty: none is asked for");
 DEFINE_string(grpc_listen, "",
               "HOST:PORT to serve gRPC on; empty: a free port with --fabric, "
               "else none. Addresses other than loopback need --tls_*");
@@ -163,6 +179,14 @@ absl::StatusOr<Edge::Options> OptionsFromFlags(const std::string& edge_id) {
     return absl::InvalidArgumentError(
         absl::StrCat("--workers is ", FLAGS_workers, "; want 0 to 1024"));
   }
+  if (FLAGS_tls_listen.empty() != FLAGS_tls_certificates.empty()) {
+    return absl::InvalidArgumentError(
+        "--tls_listen and --tls_certificates need each other");
+  }
+  options.tls_listen = FLAGS_tls_listen;
+  options.tls = {.certificates = FLAGS_tls_certificates,
+                 .strict_sni = FLAGS_tls_strict_sni,
+                 .client_ca = FLAGS_tls_client_ca};
   options.access_log = FLAGS_access_log;
   WorkerOptions& worker = options.worker;
   const struct {
@@ -260,14 +284,21 @@ absl::StatusOr<Edge::Options> OptionsFromFlags(const std::string& edge_id) {
 // What a successor needs of `edge`, its sockets by descriptors of their own.
 absl::StatusOr<Heritage> MakeHeritage(const Edge& edge) {
   Heritage heritage;
-  ListenSockets& sockets = heritage.listeners["http"];
-  sockets.address = edge.address();
-  sockets.kept_elsewhere = edge.listeners_kept_elsewhere();
-  for (const int fd : edge.listen_fds()) {
-    sockets.fds.emplace_back(fcntl(fd, F_DUPFD_CLOEXEC, 0));
-    if (!sockets.fds.back().valid())
-      return ErrnoStatus(errno, "dup of a listening socket");
-  }
+  const auto add = [&](const char* name, const std::string& address,
+                       const std::vector<int>& fds) -> absl::Status {
+    if (fds.empty()) return absl::OkStatus();
+    ListenSockets& sockets = heritage.listeners[name];
+    sockets.address = address;
+    sockets.kept_elsewhere = edge.listeners_kept_elsewhere();
+    for (const int fd : fds) {
+      sockets.fds.emplace_back(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+      if (!sockets.fds.back().valid())
+        return ErrnoStatus(errno, "dup of a listening socket");
+    }
+    return absl::OkStatus();
+  };
+  MYC_RETURN_IF_ERROR(add("http", edge.address(), edge.listen_fds()));
+  MYC_RETURN_IF_ERROR(add("https", edge.tls_address(), edge.tls_listen_fds()));
   return heritage;
 }
 
@@ -281,11 +312,11 @@ absl::Status Run(Program program) {
   } else {
     MYC_ASSIGN_OR_RETURN(heritage.listeners, TakeActivatedSockets());
   }
-  std::optional<ListenSockets> inherited;
-  if (const auto found = heritage.listeners.find("http");
-      found != heritage.listeners.end()) {
-    inherited = std::move(found->second);
-  }
+  const auto inherit = [&](const char* name) -> std::optional<ListenSockets> {
+    const auto found = heritage.listeners.find(name);
+    if (found == heritage.listeners.end()) return std::nullopt;
+    return std::move(found->second);
+  };
 
   const std::string edge_id = !FLAGS_edge_id.empty() ? FLAGS_edge_id
                               : !heritage.edge_id.empty()
@@ -328,9 +359,9 @@ absl::Status Run(Program program) {
         Clock::Real(), &routes);
     options.fabric_state = [link = link.get()] { return link->state(); };
   }
-  MYC_ASSIGN_OR_RETURN(
-      const std::unique_ptr<Edge> edge,
-      Edge::Start(std::move(options), &routes, std::move(inherited)));
+  MYC_ASSIGN_OR_RETURN(const std::unique_ptr<Edge> edge,
+                       Edge::Start(std::move(options), &routes, inherit("http"),
+                                   inherit("https")));
 
   EdgeStatus status(edge_id, edge.get(), &routes, Clock::Real());
   EdgeService service(&status);
@@ -354,6 +385,11 @@ absl::Status Run(Program program) {
   MYC_RETURN_IF_ERROR(rpc::WritePortFile(FLAGS_port_file, edge->address()));
   LOG(INFO) << "serving HTTP on " << edge->address() << " with " << workers
             << " workers";
+  if (!edge->tls_address().empty()) {
+    MYC_RETURN_IF_ERROR(
+        rpc::WritePortFile(FLAGS_tls_port_file, edge->tls_address()));
+    LOG(INFO) << "serving HTTP over TLS on " << edge->tls_address();
+  }
   Lifetime::Options lifetime_options;
   lifetime_options.program = std::move(program);
   lifetime_options.pid_file = FLAGS_pid_file;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
 namespace mycelium::edge {
@@ -132,7 +133,8 @@ std::vector<const AppRoute*> SortedApps(const RouteSnapshot* routes) {
 
 std::string FormatMetrics(const PerWorker<WorkerCounters>& workers,
                           const RouteSnapshot* routes,
-                          const FabricState& fabric) {
+                          const FabricState& fabric,
+                          const CertificateStore* certificates) {
   Exposition out(SortedApps(routes));
   for (const auto& family : kWorkerFamilies) out.PerEdge(family, workers);
   out.Family("mycelium_edge_requests_total", "counter",
@@ -152,6 +154,31 @@ std::string FormatMetrics(const PerWorker<WorkerCounters>& workers,
                workers.Sum([i](const W& row) -> const Counter& {
                  return row.requests.by_reason[i];
                }));
+  }
+  out.Family("mycelium_edge_tls_failures_total", "counter",
+             "TLS handshakes that failed, by reason.");
+  for (size_t i = 0; i < kTlsFailures.size(); ++i) {
+    out.Sample("mycelium_edge_tls_failures_total",
+               absl::StrCat("{reason=\"", kTlsFailures[i], "\"}"),
+               workers.Sum([i](const W& row) -> const Counter& {
+                 return row.tls_failures[i];
+               }));
+  }
+  if (certificates != nullptr) {
+    out.Family("mycelium_edge_tls_reloads_total", "counter",
+               "Times that changed certificates were loaded, by result.");
+    out.Sample("mycelium_edge_tls_reloads_total", "{result=\"ok\"}",
+               certificates->reloads());
+    out.Sample("mycelium_edge_tls_reloads_total", "{result=\"failed\"}",
+               certificates->failed_reloads());
+    out.Family("mycelium_edge_tls_certificate_expiry_timestamp_seconds",
+               "gauge", "When a certificate expires, of the Unix epoch.");
+    for (const auto& certificate : certificates->Current()->Certificates()) {
+      out.Sample("mycelium_edge_tls_certificate_expiry_timestamp_seconds",
+                 absl::StrCat("{certificate=\"",
+                              absl::CEscape(certificate.name), "\"}"),
+                 certificate.not_after_s);
+    }
   }
   if (fabric.used) {
     out.Family("mycelium_edge_config_revision", "gauge",

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "services/edge/certificate_store.h"
 #include "services/edge/route_table.h"
 #include "services/edge/stats.h"
 
@@ -22,7 +23,8 @@ struct FabricState {
 // `routes` may be nullptr: there is no snapshot yet.
 std::string FormatMetrics(const PerWorker<WorkerCounters>& workers,
                           const RouteSnapshot* routes,
-                          const FabricState& fabric);
+                          const FabricState& fabric,
+                          const CertificateStore* certificates);
 
 }  // namespace mycelium::edge
 

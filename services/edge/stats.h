@@ -94,6 +94,25 @@ inline constexpr std::array<absl::string_view, 23> kReasons = {
 
 int ReasonIndex(absl::string_view reason);
 
+// Why a TLS handshake came to nothing; kTlsFailures has their names.
+enum class TlsFailure : uint8_t {
+  kClosed,             // The client went away.
+  kTimeout,            // It was too slow.
+  kPlainHttp,          // It sent HTTP without TLS.
+  kUnknownName,        // No certificate is for the host that it named.
+  kProtocol,           // It offers protocols, but not HTTP/1.1.
+  kVersion,            // It does not speak TLS 1.2 or 1.3.
+  kCipher,             // No cipher, group or signature in common.
+  kClientCertificate,  // It showed none, or one that is not trusted.
+  kClientAlert,        // It refused, as it would an unknown certificate.
+  kBadMessage,         // It sent what is no TLS.
+  kOther,
+};
+inline constexpr std::array<absl::string_view, 11> kTlsFailures = {
+    "closed",       "timeout",     "plain_http", "unknown_name",
+    "protocol",     "version",     "cipher",     "client_certificate",
+    "client_alert", "bad_message", "other"};
+
 // Whether a Counter only grows, or is a number of now.
 enum class MetricKind : uint8_t { kCounter, kGauge };
 
@@ -195,6 +214,9 @@ struct alignas(64) WorkerCounters {
   RequestCounters requests;
   Counter log_drops;
   Counter proxy_errors;
+  Counter tls_handshakes;
+  Counter tls_resumed;
+  std::array<Counter, kTlsFailures.size()> tls_failures;
 };
 
 inline constexpr auto kWorkerFamilies =
@@ -215,6 +237,11 @@ inline constexpr auto kWorkerFamilies =
         {"mycelium_edge_proxy_protocol_errors_total", MetricKind::kCounter,
          "Connections closed for want of a valid PROXY header.",
          &WorkerCounters::proxy_errors},
+        {"mycelium_edge_tls_handshakes_total", MetricKind::kCounter,
+         "TLS handshakes completed.", &WorkerCounters::tls_handshakes},
+        {"mycelium_edge_tls_resumed_total", MetricKind::kCounter,
+         "TLS handshakes that resumed a session.",
+         &WorkerCounters::tls_resumed},
     });
 
 // One row per worker; rows are written by their worker and summed by readers.

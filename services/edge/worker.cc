@@ -82,19 +82,19 @@ uint16_t LocalPort(int fd) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(
-    WorkerContext context, std::vector<UniqueFd> listeners) {
+    WorkerContext context, std::vector<ListenSocket> sockets) {
   UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll.valid()) return ErrnoStatus(errno, "epoll_create1");
   UniqueFd wakeup(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wakeup.valid()) return ErrnoStatus(errno, "eventfd");
   std::unique_ptr<Worker> worker(
-      new Worker(std::move(context), std::move(listeners), std::move(epoll),
+      new Worker(std::move(context), std::move(sockets), std::move(epoll),
                  std::move(wakeup)));
   MYC_RETURN_IF_ERROR(worker->Register());
   return worker;
 }
 
-Worker::Worker(WorkerContext context, std::vector<UniqueFd> listeners,
+Worker::Worker(WorkerContext context, std::vector<ListenSocket> sockets,
                UniqueFd epoll, UniqueFd wakeup)
     : context_(std::move(context)),
       options_(*context_.options),
@@ -102,10 +102,13 @@ Worker::Worker(WorkerContext context, std::vector<UniqueFd> listeners,
       epoll_(std::move(epoll)),
       wakeup_fd_(std::move(wakeup)),
       timers_(MonotonicMicros() / 1000) {
-  for (UniqueFd& fd : listeners) {
-    listen_port_ = LocalPort(fd.get());
-    listeners_.push_back(std::make_unique<Listener>(std::move(fd)));
+  for (ListenSocket& socket : sockets) {
+    const uint16_t port = LocalPort(socket.fd.get());
+    listeners_.push_back(
+        std::make_unique<Listener>(std::move(socket.fd), port, socket.tls));
   }
+  if (context_.certificates != nullptr)
+    tls_scratch_ = std::make_unique<char[]>(TlsStream::kRecord);
   wakeup_.fd = wakeup_fd_.get();
   if (getrandom(id_seed_, sizeof(id_seed_), 0) !=
       static_cast<ssize_t>(sizeof(id_seed_))) {
@@ -347,8 +350,10 @@ bool Worker::AcceptFrom(Listener* listener) {
     client->exchange = nullptr;
     client->state = IsWithin(options_.proxy_peers, address)
                         ? ClientState::kProxy
-                        : ClientState::kIdle;
+                    : listener->tls ? ClientState::kHandshake
+                                    : ClientState::kIdle;
     client->requests = 0;
+    client->port = listener->port;
     SetClientAddress(client, address);
     if (!Watch(client, fd, kBothWays)) {
       close(fd);
@@ -360,9 +365,11 @@ bool Worker::AcceptFrom(Listener* listener) {
     clients_.PushFront(client);
     counters_.accepted.Add(1);
     counters_.client_connections.Set(clients_.size());
-    Arm(client, ClientTimer::kIdle,
-        ending() ? std::min(options_.header_timeout_ms, kLastRequestMs)
-                 : options_.header_timeout_ms);
+    if (listener->tls) client->tls = tls_slab_.Take();
+    Arm(client,
+        client->state == ClientState::kHandshake ? ClientTimer::kHandshake
+                                                 : ClientTimer::kIdle,
+        FirstRequestMs());
   }
   return true;
 }
@@ -440,15 +447,20 @@ void Worker::ExpireIdleClients() {
         CloseClient(client, false);
       } else {
         // New: its first request is on its way.
-        Arm(client, ClientTimer::kIdle,
-            std::min(options_.header_timeout_ms, kLastRequestMs));
+        Arm(client, ClientTimer::kIdle, FirstRequestMs());
       }
     } else if (client->state == ClientState::kProxy) {
-      Arm(client, ClientTimer::kIdle,
-          std::min(options_.header_timeout_ms, kLastRequestMs));
+      Arm(client, ClientTimer::kIdle, FirstRequestMs());
+    } else if (client->state == ClientState::kHandshake) {
+      Arm(client, ClientTimer::kHandshake, FirstRequestMs());
     }
     client = next;
   }
+}
+
+int64_t Worker::FirstRequestMs() const {
+  return ending() ? std::min(options_.header_timeout_ms, kLastRequestMs)
+                  : options_.header_timeout_ms;
 }
 
 void Worker::CloseListeners() {
@@ -593,6 +605,7 @@ Worker::Io Worker::ReadMore(Connection* connection) {
   connection->in.Reserve(&blocks_, BlockPool::kLarge / 4);
   const size_t room = connection->in.room_size();
   if (room == 0) return Io::kFull;
+  if (connection->tls != nullptr) return ReadMoreTls(connection);
   for (;;) {
     const ssize_t got = recv(connection->fd, connection->in.room(), room, 0);
     if (got > 0) {
@@ -615,6 +628,7 @@ Worker::Io Worker::ReadMore(Connection* connection) {
 
 Worker::Io Worker::Flush(Connection* connection, IovecQueue* queue,
                          int64_t* written) {
+  if (connection->tls != nullptr) return FlushTls(connection, queue, written);
   while (!queue->empty()) {
     ssize_t sent = 0;
     if (queue->count() == 1) {
@@ -638,6 +652,17 @@ Worker::Io Worker::Flush(Connection* connection, IovecQueue* queue,
     if (!all) return Io::kBlocked;
   }
   return Io::kOk;
+}
+
+void Worker::EndSending(Connection* connection) {
+  if (connection->tls != nullptr) {
+    connection->tls->QueueEnd();
+    if (connection->tls->Send() == TlsStream::Status::kBlocked) {
+      connection->tls->set_end_when_sent();
+      return;
+    }
+  }
+  shutdown(connection->fd, SHUT_WR);
 }
 
 void Worker::Arm(ClientConnection* client, ClientTimer what, int64_t after_ms) {

@@ -17,6 +17,7 @@
 #include "lib/base/file.h"
 #include "services/edge/access_log.h"
 #include "services/edge/buffer.h"
+#include "services/edge/certificate_store.h"
 #include "services/edge/connection.h"
 #include "services/edge/rate_limiter.h"
 #include "services/edge/route_table.h"
@@ -40,8 +41,9 @@ struct WorkerContext {
   const WorkerOptions* options = nullptr;
   const RouteTable* routes = nullptr;
   WorkerCounters* counters = nullptr;
-  AccessLog::Queue* log = nullptr;  // nullptr: no access log.
-  bool paused = false;              // Until StartAccepting.
+  AccessLog::Queue* log = nullptr;                 // nullptr: no access log.
+  const CertificateStore* certificates = nullptr;  // nullptr: no TLS.
+  bool paused = false;                             // Until StartAccepting.
   // See ListenSockets.
   bool listeners_kept_elsewhere = false;
   // Of clients, shared by all workers. nullptr: their rate is not limited.
@@ -50,6 +52,12 @@ struct WorkerContext {
   std::function<void(int index)> wake;
   // The page at a path below `/_mesh`; called on the worker's thread.
   std::function<Page(absl::string_view path)> pages;
+};
+
+// A socket that is bound and listening.
+struct ListenSocket {
+  UniqueFd fd;
+  bool tls = false;
 };
 
 // One event loop on one core: its own listener, connections, pools and
@@ -73,9 +81,8 @@ class Worker {
     kDraining,
   };
 
-  // Takes over `listeners`, which are bound and listening.
   static absl::StatusOr<std::unique_ptr<Worker>> Create(
-      WorkerContext context, std::vector<UniqueFd> listeners);
+      WorkerContext context, std::vector<ListenSocket> sockets);
   ~Worker();
 
   Worker(const Worker&) = delete;
@@ -115,8 +122,8 @@ class Worker {
     bool closed = false;   // The connection ended before a byte came back.
   };
 
-  Worker(WorkerContext context, std::vector<UniqueFd> listeners, UniqueFd epoll,
-         UniqueFd wakeup);
+  Worker(WorkerContext context, std::vector<ListenSocket> sockets,
+         UniqueFd epoll, UniqueFd wakeup);
 
   // worker.cc: the loop, connections and routes.
   absl::Status Register();
@@ -140,6 +147,8 @@ class Worker {
   void ExpireIdleClients();
   void CloseListeners();
   bool ending() const { return phase_ >= Phase::kHandedOver; }
+  // For a new client's handshake or request.
+  int64_t FirstRequestMs() const;
   bool Watch(Pollable* pollable, int fd, uint32_t events);
   void ApplyRoutes();
   void ApplyRoute(AppState* app, uint64_t version);
@@ -148,6 +157,7 @@ class Worker {
   void ExpireTunnels();
   Io ReadMore(Connection* connection);
   Io Flush(Connection* connection, IovecQueue* queue, int64_t* written);
+  void EndSending(Connection* connection);
   void Resume(Connection* connection);
   void Arm(ClientConnection* client, ClientTimer what, int64_t after_ms);
   void Arm(UpstreamConnection* upstream, UpstreamTimer what, int64_t after_ms);
@@ -174,6 +184,15 @@ class Worker {
   // While ending, nobody waits for longer than the edge lives.
   int64_t LastWaitMs() const;
   void ShortenWaits();
+
+  // worker_tls.cc: TLS of clients.
+  // False: there is nothing else to be done for it.
+  bool OnTlsEvent(ClientConnection* client, uint32_t events);
+  void ContinueHandshake(ClientConnection* client);
+  void FailHandshake(ClientConnection* client, TlsFailure failure);
+  Io ReadMoreTls(Connection* connection);
+  Io FlushTls(Connection* connection, IovecQueue* queue, int64_t* written);
+  void CloseTls(ClientConnection* client, bool reset);
 
   // worker_client.cc: requests, and answers of our own.
   void ReadProxyHeader(ClientConnection* client);
@@ -255,7 +274,6 @@ class Worker {
   UniqueFd epoll_;
   UniqueFd wakeup_fd_;
   Pollable wakeup_{Pollable::Kind::kWakeup};
-  uint16_t listen_port_ = 0;
 
   int64_t now_us_ = 0;
   int64_t now_ms_ = 0;
@@ -268,6 +286,7 @@ class Worker {
   Slab<ClientConnection> client_slab_;
   Slab<UpstreamConnection> upstream_slab_;
   Slab<Exchange> exchange_slab_;
+  Slab<TlsStream> tls_slab_;
   // Closed while events for them may still be in the batch.
   std::vector<ClientConnection*> dead_clients_;
   std::vector<UpstreamConnection*> dead_upstreams_;
@@ -283,6 +302,10 @@ class Worker {
   std::vector<AppState*> serving_apps_;
   bool serve_waiting_ = false;  // Something has come free.
   int64_t serve_again_ms_ = 0;
+
+  std::shared_ptr<const TlsContext> tls_context_;
+  uint64_t tls_version_ = 0;  // Of tls_context_.
+  std::unique_ptr<char[]> tls_scratch_;
 
   uint64_t id_seed_[2];
   uint64_t id_counter_ = 0;

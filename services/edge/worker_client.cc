@@ -104,10 +104,13 @@ void Worker::OnClientEvent(ClientConnection* client, uint32_t events) {
   if ((events & (EPOLLIN | EPOLLRDHUP)) != 0) client->readable = true;
   if ((events & EPOLLRDHUP) != 0) client->peer_closed = true;
   if ((events & (EPOLLHUP | EPOLLERR)) != 0) client->broken = true;
+  if (client->tls != nullptr && !OnTlsEvent(client, events)) return;
 
   switch (client->state) {
     case ClientState::kProxy:
       ReadProxyHeader(client);
+      return;
+    case ClientState::kHandshake:
       return;
     case ClientState::kIdle:
     case ClientState::kHead:
@@ -160,6 +163,10 @@ void Worker::OnClientEvent(ClientConnection* client, uint32_t events) {
 void Worker::OnClientTimer(ClientConnection* client) {
   Exchange* const exchange = client->exchange;
   switch (client->timer_for) {
+    case ClientTimer::kHandshake:
+      if (client->state == ClientState::kHandshake)
+        FailHandshake(client, TlsFailure::kTimeout);
+      return;
     case ClientTimer::kIdle:
       if (client->state == ClientState::kProxy) {
         counters_.proxy_errors.Add(1);
@@ -252,8 +259,13 @@ void Worker::ReadProxyHeader(ClientConnection* client) {
     return CloseClient(client, false);
   }
   if (header.has_source) SetClientAddress(client, header.source);
-  client->state = ClientState::kIdle;
   client->readable = true;
+  if (client->tls != nullptr) {
+    client->state = ClientState::kHandshake;
+    Arm(client, ClientTimer::kHandshake, FirstRequestMs());
+    return ContinueHandshake(client);
+  }
+  client->state = ClientState::kIdle;
   ReadHead(client);
 }
 
@@ -758,6 +770,7 @@ void Worker::OnClientGone(Exchange* exchange, absl::string_view end) {
   exchange->end = end;
   if (exchange->status == 0) exchange->status = 499;
   ReleaseUpstream(exchange, false);
+  if (client->tls != nullptr) client->tls->set_cut_short();
   RecordExchange(exchange);
   EndExchange(exchange);
   CloseClient(client, exchange->cut_short);
@@ -822,6 +835,9 @@ void Worker::RecordExchange(Exchange* exchange) {
   record_.request_id = exchange->request_id;
   record_.host = exchange->host;
   record_.path = exchange->path;
+  const TlsStream* const tls = exchange->client->tls;
+  record_.tls = tls == nullptr ? "" : tls->version();
+  if (tls != nullptr) record_.server_name.Set(tls->server_name());
   if (!context_.log->Push(record_)) counters_.log_drops.Add(1);
 }
 
@@ -887,7 +903,8 @@ void Worker::Linger(ClientConnection* client, bool in_sync) {
   // overtake the response (RFC 9112, 9.6).
   if (in_sync && client->in.empty() && !client->readable)
     return CloseClient(client, false);
-  shutdown(client->fd, SHUT_WR);
+  EndSending(client);
+  if (client->tls != nullptr) client->tls->Discard();
   client->state = ClientState::kLinger;
   client->linger_left = options_.max_linger_bytes;
   client->in.Consume(client->in.size());
@@ -922,6 +939,7 @@ void Worker::CloseClient(ClientConnection* client, bool reset) {
     const linger now{1, 0};
     setsockopt(client->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
   }
+  if (client->tls != nullptr) CloseTls(client, reset);
   close(client->fd);
   client->fd = -1;
   client->open = false;

@@ -137,7 +137,8 @@ void Worker::SendRequest(Exchange* exchange) {
   ClientConnection* const client = exchange->client;
   RequestRewrite rewrite;
   rewrite.client_ip = client->ip.view();
-  rewrite.listen_port = listen_port_;
+  rewrite.scheme = client->tls == nullptr ? "http" : "https";
+  rewrite.listen_port = client->port;
   rewrite.app = exchange->app->name;
   rewrite.request_id = exchange->request_id.view();
   rewrite.via = options_.via;
@@ -671,15 +672,14 @@ bool Worker::PumpOneWay(Connection* from, Connection* to, int64_t* bytes,
   if (*ended) return true;
   for (int i = 0; i < kPiecesPerTurn; ++i) {
     if (!from->in.empty()) {
-      const ssize_t sent =
-          send(to->fd, from->in.data(), from->in.size(), MSG_NOSIGNAL);
-      if (sent < 0) {
-        if (errno == EINTR) continue;
-        return errno == EAGAIN || errno == EWOULDBLOCK;
-      }
+      IovecQueue queue;
+      queue.Add(from->in.view());
+      int64_t sent = 0;
+      const Io io = Flush(to, &queue, &sent);
       *bytes += sent;
       from->in.Consume(static_cast<size_t>(sent));
-      if (!from->in.empty()) return true;
+      if (io == Io::kBlocked) return true;
+      if (io != Io::kOk) return false;
     }
     switch (ReadMore(from)) {
       case Io::kOk:
@@ -690,7 +690,7 @@ bool Worker::PumpOneWay(Connection* from, Connection* to, int64_t* bytes,
         return true;
       case Io::kEnd:
         from->in.Settle(&blocks_);
-        shutdown(to->fd, SHUT_WR);
+        EndSending(to);
         *ended = true;
         return true;
       case Io::kError:
