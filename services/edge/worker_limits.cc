@@ -211,7 +211,7 @@ void Worker::ServeWaiting() {
 
 int64_t Worker::LastWaitMs() const {
   // In time for the answer to get out.
-  return drain_deadline_ms_ - 4 * TimerWheel::kTickMs;
+  return drain_deadline_ms_ - int64_t{4} * TimerWheel::kTickMs;
 }
 
 void Worker::ShortenWaits() {
