@@ -1,11 +1,13 @@
 // A cheap HTTP/1.1 origin for the edge's bench: one thread, one epoll, fixed
 // answers: `/1k`, `/64k` and `/1m` with that many bytes, everything else
-// with 20. Bodies of requests are read and thrown away.
+// with 20. Bodies of requests are read and thrown away. A connection is closed
+// after its answer if the request says `Connection: close`.
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -34,6 +36,7 @@ struct Connection {
   const std::string* out = nullptr;
   size_t written = 0;
   int owed = 0;
+  bool close = false;  // After what is owed.
 };
 
 std::string Response(size_t size) {
@@ -68,7 +71,7 @@ bool Write(int fd, Connection* connection) {
     if (connection->written == connection->out->size())
       connection->out = nullptr;
   }
-  return true;
+  return !connection->close || connection->owed > 0;
 }
 
 // Answers what is complete in `connection->in`.
@@ -79,6 +82,8 @@ bool Serve(int fd, Connection* connection, const Answers& answers) {
     const size_t end = rest.find("\r\n\r\n");
     if (end == absl::string_view::npos) break;
     const absl::string_view head = rest.substr(0, end + 2);
+    connection->close =
+        head.find("\r\nConnection: close\r\n") != absl::string_view::npos;
     size_t length = 0;
     const size_t field = head.find("\r\nContent-Length: ");
     if (field != absl::string_view::npos) {
@@ -131,6 +136,10 @@ bool OnEvent(int fd, Connection* connection, const Answers& answers) {
 int main(int argc, char** argv) {
   const int port = argc > 1 ? std::atoi(argv[1]) : 0;
   signal(SIGPIPE, SIG_IGN);
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
   const int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
   const int on = 1;
   setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
