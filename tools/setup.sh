@@ -19,7 +19,6 @@ build_packages=(
 dev_packages=(
   ca-certificates caddy clang clang-format clang-tidy curl jq libclang-rt-14-dev
   nginx-light nodejs npm openssl procps python3 python3-grpcio python3-protobuf
-  wrk
 )
 
 dev=no

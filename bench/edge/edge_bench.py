@@ -17,7 +17,8 @@ the edge and a peer the smallest, the median and the largest.
               due
   KiB         private memory per idle connection, times 10,000 in the last row
 
-The relay knows no HTTP: it connects anew for each client connection. The run
+The relay knows no HTTP: it connects anew for each client connection. What other
+processes on the two cores disturb is measured again, twice at most. The run
 fails if any response is not what the origin sent.
 """
 
@@ -189,6 +190,8 @@ class Bench:
         self.files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         origin = self.start([args.origin], self.cores[-1], stdout=subprocess.PIPE, text=True)
         self.origin_port = int(origin.stdout.readline())
+        self.origin_pid = origin.pid
+        self.disturbed = 0
 
     def start(self, command, core, **options):
         process = subprocess.Popen(command,
@@ -296,11 +299,23 @@ class Bench:
                 f"--pids={','.join(map(str, pids))}"] + row.flags
 
     def load(self, name, row, flags):
+        """A measurement that nothing else on the cores disturbed, if one of three is so."""
+        results = []
+        for _ in range(3):
+            result = self.load_once(name, row, flags)
+            if result is None or result["foreign_us"] < 0.04e6 * result["seconds"] + 10000:
+                return result
+            results.append(result)
+        self.disturbed += 1
+        return min(results, key=lambda r: r["foreign_us"])
+
+    def load_once(self, name, row, flags):
         found = self.peer(name, row.variant)
         if found is None:
             return None
         port, pids, _ = found
-        command = self.load_command(name, row, port, pids) + flags
+        command = self.load_command(name, row, port, pids) + flags + [
+            f"--helper_pids={self.origin_pid}", f"--cores={self.cores[0]},{self.cores[-1]}"]
         run = subprocess.run(command, capture_output=True, text=True,
                              preexec_fn=lambda: os.sched_setaffinity(0, {self.cores[-1]}))
         if run.returncode != 0 or not run.stdout:
@@ -380,7 +395,7 @@ def main():
     parser.add_argument("--seconds", type=float, help="of one measurement")
     parser.add_argument("--rows", help=f"of {','.join(everything)}")
     parser.add_argument("--peers", default=",".join(PEERS), help=f"of {','.join(PEERS)}")
-    parser.add_argument("--rate", type=int, default=20000, help="requests/s of the open loop")
+    parser.add_argument("--rate", type=int, default=10000, help="requests/s of the open loop")
     parser.add_argument("--idle", type=int, default=10000, help="idle connections")
     parser.add_argument("--json", help="file for every single result")
     bin_dir = os.path.join(ROOT, "bazel-bin")
@@ -453,6 +468,8 @@ def main():
             print(f"\nprivate memory of {count} idle connections that have asked once")
             print_row("KiB each", "", results, lambda r: r, "{:.2f}")
             print_row("MiB/10,000", "", results, lambda r: r * 10000 / 1024, "{:.1f}")
+        if bench.disturbed:
+            print(f"\n{bench.disturbed} measurements were disturbed by other processes")
     finally:
         if bench is not None:
             bench.close()

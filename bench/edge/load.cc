@@ -41,6 +41,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "gflags/gflags.h"
@@ -58,6 +59,8 @@ DEFINE_int32(expect_bytes, 20, "of the response's body");
 DEFINE_bool(tls, false, "speak TLS");
 DEFINE_bool(resume, false, "resume TLS sessions on new connections");
 DEFINE_string(pids, "", "processes whose processor time is counted");
+DEFINE_string(helper_pids, "", "processes that take part otherwise");
+DEFINE_string(cores, "", "cores that nothing else should use");
 
 namespace {
 
@@ -95,6 +98,28 @@ int64_t CpuNs(int pid) {
       total += on_cpu;
   }
   return total;
+}
+
+// Nanoseconds that `cores` were not idle, those taken by a hypervisor included.
+int64_t BusyNs(const std::vector<int>& cores) {
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(fopen("/proc/stat", "re"),
+                                                   fclose);
+  if (file == nullptr) return 0;
+  int64_t ticks = 0;
+  std::array<char, 512> text{};
+  while (fgets(text.data(), text.size(), file.get()) != nullptr) {
+    const std::vector<absl::string_view> fields =
+        absl::StrSplit(text.data(), ' ', absl::SkipEmpty());
+    for (const int core : cores) {
+      if (fields[0] != absl::StrCat("cpu", core)) continue;
+      // user, nice, system, irq, softirq, steal.
+      for (const size_t field : {1, 2, 3, 6, 7, 8}) {
+        int64_t value = 0;
+        if (absl::SimpleAtoi(fields[field], &value)) ticks += value;
+      }
+    }
+  }
+  return ticks * (kSecond / sysconf(_SC_CLK_TCK));
 }
 
 // Log-linear: every power of two is cut into 128, so a value is known to 0.8 %.
@@ -186,11 +211,10 @@ class Generator {
       absl::StrAppend(&request_, "Content-Length: ", FLAGS_post_bytes, "\r\n");
     absl::StrAppend(&request_, "\r\n",
                     std::string(static_cast<size_t>(FLAGS_post_bytes), 'x'));
-    for (const absl::string_view pid :
-         absl::StrSplit(FLAGS_pids, ',', absl::SkipEmpty())) {
-      int number = 0;
-      if (absl::SimpleAtoi(pid, &number)) pids_.push_back(number);
-    }
+    pids_ = Numbers(FLAGS_pids);
+    helper_pids_ = Numbers(FLAGS_helper_pids);
+    helper_pids_.push_back(getpid());
+    cores_ = Numbers(FLAGS_cores);
     if (FLAGS_tls) {
       tls_.reset(SSL_CTX_new(TLS_client_method()));
       SSL_CTX_set_verify(tls_.get(), SSL_VERIFY_NONE, nullptr);
@@ -241,13 +265,19 @@ class Generator {
     const int64_t warm_until =
         start + static_cast<int64_t>(FLAGS_warmup_seconds * kSecond);
     RunUntil(warm_until);
-    const int64_t cpu_before = Cpu();
+    const int64_t cpu_before = Cpu(pids_);
+    const int64_t helpers_before = Cpu(helper_pids_);
+    const int64_t busy_before = BusyNs(cores_);
     const int64_t from = NowNs();
     measuring_ = true;
     RunUntil(from + static_cast<int64_t>(FLAGS_seconds * kSecond));
     measuring_ = false;
     const int64_t to = NowNs();
-    const int64_t cpu = Cpu() - cpu_before;
+    const int64_t cpu = Cpu(pids_) - cpu_before;
+    if (!cores_.empty()) {
+      foreign_ns_ = BusyNs(cores_) - busy_before - cpu -
+                    (Cpu(helper_pids_) - helpers_before);
+    }
     // What was due and is not answered would be missing from the tail.
     for (const int64_t due : backlog_) histogram_.Add(to - due);
     if (FLAGS_rate > 0) {
@@ -261,28 +291,39 @@ class Generator {
   }
 
  private:
-  int64_t Cpu() const {
+  static std::vector<int> Numbers(absl::string_view list) {
+    std::vector<int> numbers;
+    for (const absl::string_view text :
+         absl::StrSplit(list, ',', absl::SkipEmpty())) {
+      int number = 0;
+      if (absl::SimpleAtoi(text, &number)) numbers.push_back(number);
+    }
+    return numbers;
+  }
+
+  static int64_t Cpu(const std::vector<int>& pids) {
     int64_t total = 0;
-    for (const int pid : pids_) total += CpuNs(pid);
+    for (const int pid : pids) total += CpuNs(pid);
     return total;
   }
 
   void Print(double seconds, int64_t cpu_ns) const {
-    std::printf(
-        "{\"requests\":%lld,\"seconds\":%.6f,\"cpu_us\":%.1f,\"p50_us\":%.1f,"
-        "\"p99_us\":%.1f,\"p999_us\":%.1f,\"max_us\":%.1f,\"backlog\":%zu,"
-        "\"resumed\":%lld,\"errors\":%lld,\"connect\":%lld,\"closed\":%lld,"
-        "\"status\":%lld,\"length\":%lld,\"tls\":%lld}\n",
-        static_cast<long long>(requests_), seconds,
-        static_cast<double>(cpu_ns) / 1000, histogram_.QuantileUs(0.5),
-        histogram_.QuantileUs(0.99), histogram_.QuantileUs(0.999),
-        histogram_.max_us(), backlog_.size(), static_cast<long long>(resumed_),
-        static_cast<long long>(errors_.total()),
-        static_cast<long long>(errors_.connect),
-        static_cast<long long>(errors_.closed),
-        static_cast<long long>(errors_.status),
-        static_cast<long long>(errors_.length),
-        static_cast<long long>(errors_.tls));
+    const auto number = [](absl::string_view name, double value) {
+      return absl::StrFormat("\"%s\":%.1f,", name, value);
+    };
+    const std::string line = absl::StrCat(
+        "{", number("cpu_us", static_cast<double>(cpu_ns) / 1000),
+        number("foreign_us", static_cast<double>(foreign_ns_) / 1000),
+        number("p50_us", histogram_.QuantileUs(0.5)),
+        number("p99_us", histogram_.QuantileUs(0.99)),
+        number("p999_us", histogram_.QuantileUs(0.999)),
+        number("max_us", histogram_.max_us()), "\"requests\":", requests_,
+        ",\"seconds\":", seconds, ",\"backlog\":", backlog_.size(),
+        ",\"resumed\":", resumed_, ",\"errors\":", errors_.total(),
+        ",\"connect\":", errors_.connect, ",\"closed\":", errors_.closed,
+        ",\"status\":", errors_.status, ",\"length\":", errors_.length,
+        ",\"tls\":", errors_.tls, "}");
+    std::puts(line.c_str());
     std::fflush(stdout);
   }
 
@@ -611,6 +652,9 @@ class Generator {
 
   std::string request_;
   std::vector<int> pids_;
+  std::vector<int> helper_pids_;
+  std::vector<int> cores_;
+  int64_t foreign_ns_ = 0;  // Used on the cores by nobody of ours.
   std::unique_ptr<SSL_CTX, ContextDeleter> tls_;
   std::unique_ptr<SSL_SESSION, SessionDeleter> session_;
   int epoll_ = -1;
