@@ -41,6 +41,14 @@ class BodyReader {
   // before did not consume, and may move it. Must not be called once done().
   Result Read(char* data, size_t size);
 
+  // Of kLength: what is left, and that `size` bytes of it need not be read,
+  // because they go on by another way.
+  uint64_t left() const { return left_; }
+  void Skip(uint64_t size) {
+    left_ -= size;
+    done_ = left_ == 0;
+  }
+
   BodyKind kind() const { return kind_; }
   bool done() const { return done_; }
   HttpError error() const { return error_; }

@@ -17,8 +17,9 @@ namespace mycelium::edge {
 class BlockPool {
  public:
   static constexpr size_t kSmall = 4096;
-  // The most that is buffered of one direction of one connection.
-  static constexpr size_t kLarge = 65536;
+  // The most that is buffered of one direction of one connection: 64 KiB of a
+  // body and its head, which then need one read and one write.
+  static constexpr size_t kLarge = (size_t{64} + 16) << 10;
 
   std::unique_ptr<char[]> Take(bool large) {
     auto& blocks = large ? large_ : small_;
@@ -37,7 +38,7 @@ class BlockPool {
   }
 
  private:
-  // 4 MiB of each at most stay with the thread.
+  // 5 MiB of large ones and 4 MiB of small ones at most stay with the thread.
   static constexpr size_t kLargeKept = 64;
   static constexpr size_t kSmallKept = 1024;
 

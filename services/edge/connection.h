@@ -20,6 +20,7 @@
 #include "services/edge/head_rewriter.h"
 #include "services/edge/http_parser.h"
 #include "services/edge/iovec_queue.h"
+#include "services/edge/pipe_pool.h"
 #include "services/edge/route_table.h"
 #include "services/edge/timer_wheel.h"
 #include "services/edge/tls_stream.h"
@@ -244,6 +245,7 @@ struct Exchange {
   IovecQueue to_client;
   TextBuffer response_text;
   std::string local_body;
+  std::unique_ptr<Pipe> pipe;  // Of a large body, behind to_client.
   BodyKind out_body = BodyKind::kNone;
   size_t response_consume = 0;  // Of the origin's bytes, once to_client is out.
   int interim_responses = 0;
@@ -256,6 +258,11 @@ struct Exchange {
   bool tunnel_expiring = false;  // Its endpoint is gone; its time is running.
   bool close_client = false;
   bool cut_short = false;  // Only a reset can say that the body is not whole.
+
+  // Something waits for the client to take it.
+  bool owes_client() const {
+    return !to_client.empty() || (pipe != nullptr && pipe->bytes > 0);
+  }
 
   // Attempts.
   std::array<Balanced*, 4> tried{};

@@ -46,8 +46,20 @@ UniqueFd Connect(int port) {
   return fd;
 }
 
+// Larger than all buffers on its way.
+const std::string& LargeBody() {
+  static const std::string kBody = [] {
+    std::string body(size_t{16} << 20, ' ');
+    for (size_t i = 0; i < body.size(); ++i)
+      body[i] = static_cast<char>('a' + (i ^ (i >> 9)) % 23);
+    return body;
+  }();
+  return kBody;
+}
+
 // Answers every request, each of which comes in one read, with its name. A
-// request for /wait is answered when Release is called, /ws upgrades.
+// request for /wait is answered when Release is called, /ws upgrades, /large
+// has a large answer and /cut half of it.
 class Origin {
  public:
   explicit Origin(std::string name)
@@ -121,6 +133,18 @@ class Origin {
         answer =
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: "
             "Upgrade\r\n\r\n";
+      } else if (absl::StartsWith(text, "GET /large ") ||
+                 absl::StartsWith(text, "GET /cut ")) {
+        absl::string_view body = LargeBody();
+        const std::string head = absl::StrCat(
+            "HTTP/1.1 200 OK\r\nContent-Length: ", body.size(), "\r\n\r\n");
+        const bool cut = absl::StartsWith(text, "GET /cut ");
+        if (cut) body = body.substr(0, body.size() / 2);
+        if (send(fd, head.data(), head.size(), MSG_NOSIGNAL) < 0 ||
+            send(fd, body.data(), body.size(), MSG_NOSIGNAL) < 0 || cut) {
+          break;
+        }
+        continue;
       } else if (absl::StartsWith(text, "GET /wait ")) {
         requests_.fetch_add(1);
         MutexLock lock(mutex_);
@@ -515,6 +539,66 @@ TEST_F(EdgeTest, HeldRequestsAreAnsweredBeforeTheDrainIsOver) {
 
   EXPECT_TRUE(absl::StartsWith(answer, "HTTP/1.1 503")) << answer;
   EXPECT_TRUE(absl::StrContains(answer, "X-Mycelium-Reason: hold_timeout"));
+}
+
+// Sends `request` and reads until the body has `size` bytes or there is no
+// more.
+std::string ReadBody(int fd, const std::string& path, size_t size) {
+  const std::string request =
+      absl::StrCat("GET ", path, " HTTP/1.1\r\nHost: e\r\n\r\n");
+  if (send(fd, request.data(), request.size(), MSG_NOSIGNAL) < 0) return "";
+  std::string answer;
+  size_t head = std::string::npos;
+  std::array<char, 65536> buffer;
+  while (head == std::string::npos || answer.size() < head + 4 + size) {
+    const ssize_t got = recv(fd, buffer.data(), buffer.size(), 0);
+    if (got <= 0) break;
+    answer.append(buffer.data(), static_cast<size_t>(got));
+    if (head == std::string::npos) head = answer.find("\r\n\r\n");
+  }
+  return head == std::string::npos ? "" : answer.substr(head + 4);
+}
+
+TEST_F(EdgeTest, PassesLargeBodiesOnWholeAndInOrder) {
+  Route({0});
+  Start();
+  const std::string& body = LargeBody();
+  const UniqueFd fd = Connect(port_);
+
+  EXPECT_TRUE(ReadBody(fd.get(), "/app/large", body.size()) == body);
+  EXPECT_TRUE(ReadBody(fd.get(), "/app/large", body.size()) == body);
+  EXPECT_EQ(ReadBody(fd.get(), "/app/x", 1), "a");
+}
+
+TEST_F(EdgeTest, PassesMoreLargeBodiesAtATimeThanItHasPipes) {
+  Route({0});
+  Start();
+  const std::string& body = LargeBody();
+  // None of them reads at first, so all are under way at once.
+  std::vector<UniqueFd> waiting;
+  const std::string request = "GET /app/large HTTP/1.1\r\nHost: e\r\n\r\n";
+  for (int i = 0; i < 2 * 64 + 8; ++i) {
+    waiting.push_back(Connect(port_));
+    ASSERT_EQ(send(waiting.back().get(), request.data(), request.size(), 0),
+              static_cast<ssize_t>(request.size()));
+  }
+  ASSERT_TRUE(Eventually([&] {
+    return origins_[0]->in_flight() == static_cast<int64_t>(waiting.size());
+  }));
+
+  const UniqueFd fd = Connect(port_);
+  EXPECT_TRUE(ReadBody(fd.get(), "/app/large", body.size()) == body);
+}
+
+TEST_F(EdgeTest, EndsALargeBodyThatIsCutShortBeforeItsLength) {
+  Route({0});
+  Start();
+  const std::string& body = LargeBody();
+  const UniqueFd fd = Connect(port_);
+
+  const std::string got = ReadBody(fd.get(), "/app/cut", body.size());
+
+  EXPECT_TRUE(got == body.substr(0, body.size() / 2));
 }
 
 TEST_F(EdgeTest, NamesAnAddressThatIsTakenOrNone) {

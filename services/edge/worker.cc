@@ -631,7 +631,17 @@ Worker::Io Worker::Flush(Connection* connection, IovecQueue* queue,
   if (connection->tls != nullptr) return FlushTls(connection, queue, written);
   while (!queue->empty()) {
     ssize_t sent = 0;
-    if (queue->count() == 1) {
+    if (queue->count() > 1 && queue->bytes() <= gather_.size()) {
+      // Copying some hundred bytes is cheaper than a vector of pieces, which
+      // the kernel has to fetch and check one by one.
+      size_t size = 0;
+      for (int i = 0; i < queue->count(); ++i) {
+        const iovec& piece = queue->data()[i];
+        std::memcpy(gather_.data() + size, piece.iov_base, piece.iov_len);
+        size += piece.iov_len;
+      }
+      sent = send(connection->fd, gather_.data(), size, MSG_NOSIGNAL);
+    } else if (queue->count() == 1) {
       sent = send(connection->fd, queue->data()->iov_base,
                   queue->data()->iov_len, MSG_NOSIGNAL);
     } else {

@@ -19,6 +19,7 @@
 #include "services/edge/buffer.h"
 #include "services/edge/certificate_store.h"
 #include "services/edge/connection.h"
+#include "services/edge/pipe_pool.h"
 #include "services/edge/rate_limiter.h"
 #include "services/edge/route_table.h"
 #include "services/edge/slab.h"
@@ -108,6 +109,9 @@ class Worker {
   }
 
  private:
+  // Two descriptors each.
+  static constexpr int kMaxPipes = 64;
+
   // While draining, for a client to send a request that is on its way.
   static constexpr int64_t kLastRequestMs = 1000;
 
@@ -158,6 +162,8 @@ class Worker {
   Io ReadMore(Connection* connection);
   Io Flush(Connection* connection, IovecQueue* queue, int64_t* written);
   void EndSending(Connection* connection);
+  // Flushes what is owed to the client, from memory and from the pipe.
+  Io FlushToClient(Exchange* exchange);
   void Resume(Connection* connection);
   void Arm(ClientConnection* client, ClientTimer what, int64_t after_ms);
   void Arm(UpstreamConnection* upstream, UpstreamTimer what, int64_t after_ms);
@@ -241,6 +247,11 @@ class Worker {
   void OnConnected(UpstreamConnection* upstream);
   void PumpResponse(Exchange* exchange);
   void WaitForResponse(Exchange* exchange);
+  // Whether the rest of the body is better moved by the kernel than copied;
+  // if so, there is a pipe for it.
+  bool MaySplice(Exchange* exchange);
+  // Moves what has come of the body into the pipe, which is empty.
+  Io FillPipe(Exchange* exchange);
   // False: the exchange is gone, or has to wait.
   bool TakeResponseHead(Exchange* exchange);
   BodyReader::Step QueueResponsePiece(Exchange* exchange, size_t offset);
@@ -283,6 +294,7 @@ class Worker {
 
   TimerWheel timers_;
   BlockPool blocks_;
+  PipePool pipes_{kMaxPipes};
   Slab<ClientConnection> client_slab_;
   Slab<UpstreamConnection> upstream_slab_;
   Slab<Exchange> exchange_slab_;
@@ -321,6 +333,8 @@ class Worker {
   std::atomic<bool> accept_wanted_{false};
   std::atomic<uint64_t> applied_version_{0};
   AccessRecord record_;
+  // Where small pieces are put side by side to be sent.
+  std::array<char, 4096> gather_;
 };
 
 }  // namespace mycelium::edge

@@ -135,7 +135,7 @@ void Worker::OnClientEvent(ClientConnection* client, uint32_t events) {
     OnClientGone(exchange, "client.reset");
     return;
   }
-  if (!exchange->to_client.empty()) {
+  if (exchange->owes_client()) {
     if (exchange->upstream != nullptr || !exchange->response_done) {
       PumpResponse(exchange);
     } else {
@@ -208,8 +208,7 @@ void Worker::OnClientTimer(ClientConnection* client) {
       Answer(exchange, 408, "body_timeout", "client.body_timeout", true);
       return;
     case ClientTimer::kStalled:
-      if (client->state == ClientState::kActive &&
-          !exchange->to_client.empty()) {
+      if (client->state == ClientState::kActive && exchange->owes_client()) {
         OnClientGone(exchange, "client.stalled");
       }
       return;
@@ -746,7 +745,7 @@ void Worker::WaitForRequestBody(Exchange* exchange) {
     return;
   }
   TimerWheel::Disarm(&exchange->upstream->timer);
-  if (exchange->to_client.empty())
+  if (!exchange->owes_client())
     Arm(exchange->client, ClientTimer::kBody, options_.body_idle_timeout_ms);
 }
 
@@ -861,6 +860,7 @@ void Worker::EndExchange(Exchange* exchange) {
   exchange->client->exchange = nullptr;
   exchange->to_client.Clear();
   exchange->to_origin.Clear();
+  if (exchange->pipe != nullptr) pipes_.Give(std::move(exchange->pipe));
   exchange->endpoint.reset();
   exchange_slab_.Give(exchange);
 }

@@ -1,6 +1,7 @@
 // The origin's side of an exchange: choosing an endpoint, trying again, and
 // passing responses on.
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -16,6 +17,8 @@ namespace mycelium::edge {
 namespace {
 
 constexpr int kPiecesPerTurn = 16;
+// Below this a copy costs less than what sets up and empties a pipe.
+constexpr uint64_t kMinSpliceBytes = uint64_t{256} << 10;
 // 1xx responses that one request may get.
 constexpr int kMaxInterimResponses = 32;
 
@@ -213,7 +216,7 @@ void Worker::OnUpstreamTimer(UpstreamConnection* upstream) {
       return FailAttempt(
           exchange, {504, "upstream_stalled", "origin.stalled", false, false});
     case UpstreamTimer::kBody:
-      if (exchange == nullptr || !exchange->to_client.empty()) return;
+      if (exchange == nullptr || exchange->owes_client()) return;
       return FailAttempt(
           exchange, {504, "body_timeout", "origin.body_timeout", false, false});
   }
@@ -242,8 +245,8 @@ void Worker::PumpResponse(Exchange* exchange) {
   ClientConnection* const client = exchange->client;
   UpstreamConnection* const upstream = exchange->upstream;
   for (int i = 0; i < kPiecesPerTurn; ++i) {
-    if (!exchange->to_client.empty()) {
-      const Io io = Flush(client, &exchange->to_client, &exchange->bytes_out);
+    if (exchange->owes_client()) {
+      const Io io = FlushToClient(exchange);
       if (io == Io::kBlocked) {
         // Until the final head is there, its time runs on.
         if (upstream != nullptr && exchange->response_started) {
@@ -273,7 +276,7 @@ void Worker::PumpResponse(Exchange* exchange) {
         return;
       }
     }
-    switch (ReadMore(upstream)) {
+    switch (MaySplice(exchange) ? FillPipe(exchange) : ReadMore(upstream)) {
       case Io::kOk:
         if (!exchange->first_byte) {
           exchange->first_byte = true;
@@ -290,6 +293,66 @@ void Worker::PumpResponse(Exchange* exchange) {
     }
   }
   Resume(upstream);
+}
+
+bool Worker::MaySplice(Exchange* exchange) {
+  if (!exchange->response_started ||
+      exchange->response_body.kind() != BodyKind::kLength ||
+      !exchange->upstream->in.empty()) {
+    return false;
+  }
+  if (exchange->pipe != nullptr) return true;
+  if (exchange->response_body.left() < kMinSpliceBytes) return false;
+  exchange->pipe = pipes_.Take();
+  // What has been read is out, and nothing more is going to be.
+  if (exchange->pipe != nullptr) exchange->upstream->in.Settle(&blocks_);
+  return exchange->pipe != nullptr;
+}
+
+Worker::Io Worker::FillPipe(Exchange* exchange) {
+  UpstreamConnection* const upstream = exchange->upstream;
+  Pipe& pipe = *exchange->pipe;
+  if (!upstream->readable) return Io::kBlocked;
+  for (;;) {
+    const ssize_t moved =
+        splice(upstream->fd, nullptr, pipe.in.get(), nullptr,
+               static_cast<size_t>(std::min<uint64_t>(
+                   exchange->response_body.left(), PipePool::kPipeBytes)),
+               SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    if (moved > 0) {
+      pipe.bytes += static_cast<size_t>(moved);
+      exchange->response_body.Skip(static_cast<uint64_t>(moved));
+      exchange->response_done = exchange->response_body.done();
+      return Io::kOk;
+    }
+    if (moved == 0) return Io::kEnd;
+    if (errno == EINTR) continue;
+    if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      // The pipe was empty, so it is the socket that has no more.
+      upstream->readable = false;
+      return Io::kBlocked;
+    }
+    upstream->broken = true;
+    return Io::kError;
+  }
+}
+
+Worker::Io Worker::FlushToClient(Exchange* exchange) {
+  ClientConnection* const client = exchange->client;
+  const Io io = Flush(client, &exchange->to_client, &exchange->bytes_out);
+  if (io != Io::kOk || exchange->pipe == nullptr) return io;
+  Pipe& pipe = *exchange->pipe;
+  while (pipe.bytes > 0) {
+    const ssize_t moved = splice(pipe.out.get(), nullptr, client->fd, nullptr,
+                                 pipe.bytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    if (moved < 0 && errno == EINTR) continue;
+    if (moved < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+      return Io::kBlocked;
+    if (moved <= 0) return Io::kError;
+    pipe.bytes -= static_cast<size_t>(moved);
+    exchange->bytes_out += moved;
+  }
+  return Io::kOk;
 }
 
 void Worker::WaitForResponse(Exchange* exchange) {
