@@ -108,6 +108,9 @@ struct Connection : Pollable {
   bool resumed = false;  // In the worker's list of what to go on with.
   Exchange* exchange = nullptr;
   TlsStream* tls = nullptr;  // What the socket speaks; nullptr: plain bytes.
+  // Whether the bytes of the socket are those of HTTP, so that the kernel may
+  // move them on by itself.
+  bool is_plain() const { return tls == nullptr; }
   Buffer in;
   Timer timer;
 };

@@ -298,7 +298,8 @@ void Worker::PumpResponse(Exchange* exchange) {
 bool Worker::MaySplice(Exchange* exchange) {
   if (!exchange->response_started ||
       exchange->response_body.kind() != BodyKind::kLength ||
-      !exchange->upstream->in.empty()) {
+      !exchange->upstream->in.empty() || !exchange->client->is_plain() ||
+      !exchange->upstream->is_plain()) {
     return false;
   }
   if (exchange->pipe != nullptr) return true;
