@@ -23,7 +23,6 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -33,6 +32,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <deque>
 #include <memory>
 #include <string>
@@ -413,8 +413,10 @@ class Generator {
         socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) {
       std::perror("socket");
+      // NOLINTNEXTLINE(concurrency-mt-unsafe): there is one thread.
       std::exit(1);
     }
+    connection->fd = fd;
     const int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
@@ -422,12 +424,12 @@ class Generator {
     from.sin_family = AF_INET;
     from.sin_addr.s_addr =
         htonl(INADDR_LOOPBACK + 1 + source_++ % kSourceAddresses);
-    bind(fd, reinterpret_cast<const sockaddr*>(&from), sizeof(from));
+    if (bind(fd, reinterpret_cast<const sockaddr*>(&from), sizeof(from)) != 0)
+      return Fail(connection, &errors_.connect);
     sockaddr_in to{};
     to.sin_family = AF_INET;
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     to.sin_port = htons(static_cast<uint16_t>(FLAGS_port));
-    connection->fd = fd;
     if (connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof(to)) != 0 &&
         errno != EINPROGRESS) {
       return Fail(connection, &errors_.connect);
@@ -596,11 +598,9 @@ class Generator {
   }
 
   void Reuse(Connection* connection) {
-    if (!load_) {
-      free_.push_back(connection);
-    } else if (FLAGS_rate == 0) {
+    if (load_ && FLAGS_rate == 0) {
       Begin(connection, NowNs());
-    } else if (!backlog_.empty()) {
+    } else if (load_ && !backlog_.empty()) {
       const int64_t due = backlog_.front();
       backlog_.pop_front();
       Begin(connection, due);
@@ -629,6 +629,7 @@ class Generator {
     // Many failures mean that nothing here can be measured.
     if (errors_.total() > 1000) {
       Print(0, 0);
+      // NOLINTNEXTLINE(concurrency-mt-unsafe): there is one thread.
       std::exit(1);
     }
     const bool free = connection->state == State::kIdle;
