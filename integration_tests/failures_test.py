@@ -182,6 +182,12 @@ class AgentTest(FailureTest):
 
 
 class FabricTest(FailureTest):
+    def staleness_s(self, the_mesh):
+        """What the metrics of the edge say."""
+        page = the_mesh.get("/_mesh/metrics").body.decode()
+        name = "mycelium_edge_config_staleness_seconds "
+        return float(page.split("\n" + name)[1].split("\n")[0])
+
     def test_users_notice_nothing_of_a_killed_fabric(self):
         the_mesh = self.new_mesh().start()
         the_mesh.deploy(min=2)
@@ -193,6 +199,13 @@ class FabricTest(FailureTest):
             lambda: the_mesh.edge().ListRoutes().HasField("staleness"),
             20,
             "the edge says that what it knows is stale",
+        )
+        stale = self.staleness_s(the_mesh)
+        self.assertGreater(stale, 0)
+        processes.wait_until(
+            lambda: self.staleness_s(the_mesh) >= stale + 1,
+            20,
+            "its metric grows with the time",
         )
         load.wait_for_more(200)
         refused = contracts.failure_of(
@@ -206,6 +219,7 @@ class FabricTest(FailureTest):
             20,
             "the edge hears from the fabric again",
         )
+        self.assertEqual(self.staleness_s(the_mesh), 0)
         the_mesh.wait_routed("probe", 2)
         load.wait_for_more(200)
         self.assert_nothing_failed(load)

@@ -18,7 +18,8 @@ build_packages=(
 
 dev_packages=(
   ca-certificates caddy clang clang-format clang-tidy curl jq libclang-rt-14-dev
-  nginx-light nodejs npm openssl procps python3 python3-grpcio python3-protobuf
+  nginx-light nodejs npm openssl procps prometheus python3 python3-grpcio
+  python3-prometheus-client python3-protobuf
 )
 
 dev=no
@@ -108,7 +109,7 @@ fi
 # Debian starts what it installs; the mesh needs none of these as a service,
 # and they would take its ports.
 if [[ $dev == yes ]] && command -v systemctl >/dev/null; then
-  for service in caddy nginx; do
+  for service in caddy nginx prometheus; do
     if [[ " ${missing[*]} " == *" $service"* ]]; then
       "${as_root[@]}" systemctl disable --now "$service" >/dev/null 2>&1 || true
     fi

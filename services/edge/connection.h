@@ -267,6 +267,15 @@ struct Exchange {
     return !to_client.empty() || (pipe != nullptr && pipe->bytes > 0);
   }
 
+  // Trace context. With keep_traceparent what came passes; with new_trace
+  // new_traceparent goes out instead; either way trace_id says which.
+  bool keep_traceparent = false;
+  bool keep_tracestate = false;
+  bool new_trace = false;
+  bool trace_sampled = false;
+  std::array<char, 32> trace_id;
+  TraceparentText new_traceparent;
+
   // Attempts.
   std::array<Balanced*, 4> tried{};
   int tried_count = 0;
@@ -285,8 +294,11 @@ struct Exchange {
   Exchange* list_next = nullptr;
   int64_t retry_after_s = 0;  // 0: as always.
 
-  // For the log.
+  // For the log and statistics.
+  bool is_page = false;  // Of the edge's own.
   int status = 0;
+  int64_t switched_us = -1;  // When it became a tunnel.
+  int64_t response_body_bytes = 0;
   int64_t start_us = 0;
   int64_t first_byte_us = -1;
   int64_t bytes_in = 0;

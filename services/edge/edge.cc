@@ -80,8 +80,8 @@ absl::StatusOr<std::unique_ptr<Edge>> Edge::Start(
     context.wake = [edge = edge.get()](int index) {
       edge->workers_[static_cast<size_t>(index)]->Wake();
     };
-    context.pages = [edge = edge.get()](absl::string_view path) {
-      return edge->GetPage(path);
+    context.pages = [edge = edge.get()](const PageRequest& request) {
+      return edge->GetPage(request);
     };
     MYC_ASSIGN_OR_RETURN(
         std::unique_ptr<Worker> worker,
@@ -98,7 +98,14 @@ absl::StatusOr<std::unique_ptr<Edge>> Edge::Start(
 Edge::Edge(Options options, const RouteTable* routes)
     : options_(std::move(options)),
       routes_(*routes),
-      counters_(options_.workers) {}
+      counters_(options_.workers) {
+  for (int i = 0; i < options_.workers; ++i) counters_.row(i).latency.Reserve();
+  options_.worker.log = options_.log;
+  const int64_t lines = options_.log.max_per_second;
+  // Rounded up: 0 would be no limit.
+  options_.worker.log.max_per_second =
+      (lines + options_.workers - 1) / options_.workers;
+}
 
 Edge::~Edge() {
   Drain();
@@ -156,8 +163,13 @@ void Edge::Join() {
   }
 }
 
-Page Edge::GetPage(absl::string_view path) const {
+void Edge::ReopenAccessLog() {
+  if (log_ != nullptr) log_->Reopen();
+}
+
+Page Edge::GetPage(const PageRequest& request) const {
   constexpr absl::string_view kText = "text/plain; charset=utf-8";
+  const absl::string_view path = request.path;
   if (path == "/health") return {200, std::string(kText), "alive\n"};
   if (path == "/ready") {
     // Who asks on an old connection asks for the service, which goes on.
@@ -168,9 +180,18 @@ Page Edge::GetPage(absl::string_view path) const {
     return {200, std::string(kText), "ready\n"};
   }
   if (path == "/metrics") {
-    return {200, "text/plain; version=0.0.4; charset=utf-8",
-            FormatMetrics(counters_, routes_.Current().get(), fabric_state(),
-                          certificates_.get())};
+    const telemetry::ExpositionFormat format =
+        telemetry::ChooseFormat(request.accept);
+    const std::shared_ptr<const RouteSnapshot> routes = routes_.Current();
+    MetricsSource source;
+    source.workers = &counters_;
+    source.routes = routes.get();
+    source.applied_version = applied_version();
+    source.fabric = fabric_state();
+    source.certificates = certificates_.get();
+    source.log_write_errors = log_write_errors();
+    return {200, std::string(telemetry::ContentTypeOf(format)),
+            FormatMetrics(source, format)};
   }
   return {404, "", ""};
 }

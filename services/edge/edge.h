@@ -37,6 +37,8 @@ class Edge {
     TlsOptions tls;
     int workers = 1;
     std::string access_log;  // A path, "-" for standard output, "" for none.
+    // Of all workers together; each gets its share. Sets worker.log.
+    LogSampler::Options log;
     WorkerOptions worker;
     // Whether to accept no connection before StartAccepting.
     bool paused = false;
@@ -98,6 +100,9 @@ class Edge {
   void Join();
   bool draining() const { return draining_.load(std::memory_order_relaxed); }
 
+  // Opens the access log's file anew, after it was renamed.
+  void ReopenAccessLog();
+
   FabricState fabric_state() const {
     return options_.fabric_state ? options_.fabric_state() : FabricState();
   }
@@ -110,7 +115,7 @@ class Edge {
  private:
   Edge(Options options, const RouteTable* routes);
 
-  Page GetPage(absl::string_view path) const;
+  Page GetPage(const PageRequest& request) const;
 
   Options options_;
   const RouteTable& routes_;

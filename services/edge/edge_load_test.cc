@@ -44,6 +44,7 @@ namespace {
 using PbEndpoint = fabric::v1::Endpoint;
 using PbNode = fabric::v1::Node;
 using PbPlan = fabric::v1::Plan;
+using telemetry::LatencyBuckets;
 
 constexpr int kWorkers = 2;
 

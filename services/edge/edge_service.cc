@@ -27,7 +27,7 @@ class EdgeService::StatsStream final
     : public grpc::ServerWriteReactor<v1::WatchStatsResponse> {
  public:
   StatsStream(const EdgeStatus* status, const v1::WatchStatsRequest& request)
-      : status_(*status), app_name_(request.app_name()) {
+      : status_(*status), app_name_(request.app_name()), view_(request.view()) {
     if (request.has_interval()) {
       interval_ = std::chrono::seconds(request.interval().seconds()) +
                   std::chrono::nanoseconds(request.interval().nanos());
@@ -72,7 +72,7 @@ class EdgeService::StatsStream final
 
   void Send() {
     response_.Clear();
-    *response_.mutable_stats() = status_.Stats(app_name_);
+    *response_.mutable_stats() = status_.Stats(app_name_, view_);
     StartWrite(&response_);
   }
 
@@ -83,6 +83,7 @@ class EdgeService::StatsStream final
 
   const EdgeStatus& status_;
   const std::string app_name_;
+  const v1::StatsView view_;
   std::chrono::nanoseconds interval_ = std::chrono::seconds(1);
   v1::WatchStatsResponse response_;
 

@@ -1,6 +1,7 @@
 #include "services/edge/edge_status.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "absl/strings/strip.h"
 #include "lib/base/error.h"
 #include "lib/base/ids.h"
+#include "services/edge/latency_proto.h"
 
 namespace mycelium::edge {
 namespace {
@@ -23,6 +25,13 @@ void CheckApp(const std::string& app_name, FieldViolations* violations) {
   if (!app_name.empty() && !IsAppName(app_name)) {
     violations->Add("appName",
                     absl::StrCat(Quoted(app_name), " ", kAppNameRule));
+  }
+}
+
+void CheckView(v1::StatsView view, FieldViolations* violations) {
+  if (!v1::StatsView_IsValid(view)) {
+    violations->Add("view",
+                    absl::StrCat(static_cast<int>(view), " is no StatsView"));
   }
 }
 
@@ -77,6 +86,16 @@ v1::Route ToRoute(const AppRoute& app) {
   return route;
 }
 
+void AddReasons(const std::array<int64_t, kReasons.size()>& counts,
+                v1::RequestStats* out) {
+  for (size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] > 0) {
+      (*out->mutable_failures_by_reason())[std::string(kReasons[i])] =
+          counts[i];
+    }
+  }
+}
+
 // Adds what `rows` counted, each row's RequestCounters found by `select`.
 template <typename Rows, typename Select>
 void AddRequests(const Rows& rows, Select select, v1::RequestStats* out) {
@@ -94,30 +113,45 @@ void AddRequests(const Rows& rows, Select select, v1::RequestStats* out) {
     if (i > 0) out->add_responses_by_class(count);
   }
   out->set_requests(requests);
-  for (size_t i = 0; i < kReasons.size(); ++i) {
-    const int64_t count =
+  std::array<int64_t, kReasons.size()> reasons{};
+  for (size_t i = 0; i < reasons.size(); ++i) {
+    reasons[i] =
         sum([i](const R& r) -> const Counter& { return r.by_reason[i]; });
-    if (count > 0)
-      (*out->mutable_failures_by_reason())[std::string(kReasons[i])] = count;
   }
+  AddReasons(reasons, out);
   out->set_received_bytes(
       sum([](const R& r) -> const Counter& { return r.bytes_in; }));
   out->set_sent_bytes(
       sum([](const R& r) -> const Counter& { return r.bytes_out; }));
 }
 
-void SetLatency(const LatencySummary& summary, int64_t sum_us,
-                v1::LatencyHistogram* out) {
-  for (int i = 0; i < LatencyBuckets::kCount; ++i) {
-    if (summary.counts()[i] == 0) continue;
-    out->add_upper_bounds_us(LatencyBuckets::UpperBoundMicros(i));
-    out->add_counts(summary.counts()[i]);
+// What all workers counted of an instance.
+void SetEndpointStats(const Endpoint& endpoint, bool buckets,
+                      v1::EndpointStats* out) {
+  using E = EndpointCounters;
+  const EndpointStats& stats = *endpoint.stats;
+  out->set_instance_id(endpoint.instance_id);
+  out->set_digest(endpoint.digest);
+  v1::RequestStats* const requests = out->mutable_requests();
+  requests->set_requests(stats.Sum(&E::requests));
+  requests->set_in_flight(stats.Sum(&E::in_flight));
+  for (size_t i = 1; i < kStatusClasses.size(); ++i) {
+    requests->add_responses_by_class(stats.Sum(
+        [i](const E& row) -> const Counter& { return row.by_class[i]; }));
   }
-  out->set_count(summary.total());
-  out->set_sum_us(sum_us);
-  out->set_p50_us(static_cast<int64_t>(summary.QuantileMicros(0.5)));
-  out->set_p99_us(static_cast<int64_t>(summary.QuantileMicros(0.99)));
-  out->set_p999_us(static_cast<int64_t>(summary.QuantileMicros(0.999)));
+  std::array<int64_t, kReasons.size()> reasons{};
+  for (size_t i = 0; i < reasons.size(); ++i) {
+    reasons[i] = stats.Sum(
+        [i](const E& row) -> const Counter& { return row.by_reason[i]; });
+  }
+  AddReasons(reasons, requests);
+  requests->set_received_bytes(stats.Sum(&E::bytes_in));
+  requests->set_sent_bytes(stats.Sum(&E::bytes_out));
+  requests->set_connect_failures(stats.Sum(&E::connect_failures));
+  requests->set_ejections(stats.Sum(&E::ejections));
+  LatencySummary latency;
+  for (const E& row : stats.rows()) row.latency.MergeInto(&latency);
+  SetLatency(latency, buckets, requests->mutable_latency());
 }
 
 }  // namespace
@@ -188,9 +222,10 @@ absl::StatusOr<v1::EdgeStats> EdgeStatus::GetStats(
     const v1::GetStatsRequest& request) const {
   FieldViolations violations;
   CheckApp(request.app_name(), &violations);
+  CheckView(request.view(), &violations);
   if (!violations.empty())
     return violations.ToStatus(kErrorDomain, "REQUEST_INVALID");
-  v1::EdgeStats stats = Stats(request.app_name());
+  v1::EdgeStats stats = Stats(request.app_name(), request.view());
   if (!request.app_name().empty() && stats.apps().empty()) {
     return MakeError(
         absl::StatusCode::kNotFound, kErrorDomain, "APP_NOT_FOUND",
@@ -204,6 +239,7 @@ absl::Status EdgeStatus::CheckWatch(
     const v1::WatchStatsRequest& request) const {
   FieldViolations violations;
   CheckApp(request.app_name(), &violations);
+  CheckView(request.view(), &violations);
   if (request.has_interval()) {
     const google::protobuf::Duration& interval = request.interval();
     const int64_t seconds = interval.seconds();
@@ -221,34 +257,36 @@ absl::Status EdgeStatus::CheckWatch(
   return violations.ToStatus(kErrorDomain, "REQUEST_INVALID");
 }
 
-v1::EdgeStats EdgeStatus::Stats(const std::string& app_name) const {
+v1::EdgeStats EdgeStatus::Stats(const std::string& app_name,
+                                v1::StatsView view) const {
+  const bool buckets = view != v1::STATS_VIEW_BASIC;
+  const bool endpoint_buckets = view == v1::STATS_VIEW_FULL;
   v1::EdgeStats stats;
   stats.set_edge_id(edge_id_);
   SetTimestamp(clock_.Now(), stats.mutable_time());
   SetTimestamp(start_, stats.mutable_start_time());
   const PerWorker<WorkerCounters>& workers = edge_.counters();
   using W = WorkerCounters;
+  v1::RequestStats* const total = stats.mutable_total();
   AddRequests(
       workers.rows(),
       [](const W& row) -> const RequestCounters& { return row.requests; },
-      stats.mutable_total());
-  stats.set_client_connections(workers.Sum(
-      [](const W& row) -> const Counter& { return row.client_connections; }));
-  stats.set_accepted_connections(
-      workers.Sum([](const W& row) -> const Counter& { return row.accepted; }));
-  stats.set_endpoint_connections(workers.Sum(
-      [](const W& row) -> const Counter& { return row.upstream_connections; }));
-  stats.set_dropped_log_lines(workers.Sum([](const W& row) -> const Counter& {
-    return row.log_drops;
-  }) + edge_.log_write_errors());
+      total);
+  total->set_retries(workers.Sum(&W::retries));
+  LatencySummary all;
+  for (const W& row : workers.rows()) row.latency.MergeInto(&all);
+  SetLatency(all, buckets, total->mutable_latency());
+  stats.set_client_connections(workers.Sum(&W::client_connections));
+  stats.set_accepted_connections(workers.Sum(&W::accepted));
+  stats.set_endpoint_connections(workers.Sum(&W::upstream_connections));
+  stats.set_dropped_log_lines(workers.Sum(&W::log_drops) +
+                              edge_.log_write_errors());
+  stats.set_skipped_log_lines(workers.Sum(&W::log_skips));
   stats.set_draining(edge_.draining());
 
   const std::shared_ptr<const RouteSnapshot> snapshot = routes_.Current();
   if (snapshot == nullptr) return stats;
-  LatencySummary all;
-  int64_t all_micros = 0;
   int64_t all_active = 0;
-  int64_t all_retries = 0;
   std::vector<const AppRoute*> apps;
   for (const auto& [name, app] : snapshot->apps) apps.push_back(app.get());
   std::sort(apps.begin(), apps.end(), [](const AppRoute* a, const AppRoute* b) {
@@ -256,19 +294,8 @@ v1::EdgeStats EdgeStatus::Stats(const std::string& app_name) const {
   });
   for (const AppRoute* const app : apps) {
     using A = AppCounters;
-    const LatencySummary latency = SummarizeLatency(*app->stats);
-    const int64_t micros =
-        app->stats->Sum([](const A& r) -> const Counter& { return r.micros; });
-    const int64_t active =
-        app->stats->Sum([](const A& r) -> const Counter& { return r.active; });
-    const int64_t retries =
-        app->stats->Sum([](const A& r) -> const Counter& { return r.retries; });
-    all_micros += micros;
+    const int64_t active = app->stats->Sum(&A::active);
     all_active += active;
-    all_retries += retries;
-    for (int i = 0; i < LatencyBuckets::kCount; ++i) {
-      if (latency.counts()[i] > 0) all.Add(i, latency.counts()[i]);
-    }
     if (!app_name.empty() && app->name != app_name) continue;
 
     v1::AppStats* const out = stats.add_apps();
@@ -279,32 +306,16 @@ v1::EdgeStats EdgeStatus::Stats(const std::string& app_name) const {
         [](const A& row) -> const RequestCounters& { return row.requests; },
         requests);
     requests->set_in_flight(active);
-    requests->set_retries(retries);
-    SetLatency(latency, micros, requests->mutable_latency());
+    requests->set_retries(app->stats->Sum(&A::retries));
+    LatencySummary latency;
+    for (const A& row : app->stats->rows()) row.latency.MergeInto(&latency);
+    SetLatency(latency, buckets, requests->mutable_latency());
     for (const auto* const list : {&app->ready, &app->draining}) {
-      for (const auto& endpoint : *list) {
-        using E = EndpointCounters;
-        v1::EndpointStats* const each = out->add_endpoints();
-        each->set_instance_id(endpoint->instance_id);
-        each->set_digest(endpoint->digest);
-        v1::RequestStats* const counted = each->mutable_requests();
-        counted->set_requests(endpoint->stats->Sum(
-            [](const E& r) -> const Counter& { return r.requests; }));
-        counted->set_in_flight(InFlight(*endpoint->stats));
-        for (size_t i = 1; i < 6; ++i) {
-          counted->add_responses_by_class(endpoint->stats->Sum(
-              [i](const E& r) -> const Counter& { return r.by_class[i]; }));
-        }
-        const int64_t refused = endpoint->stats->Sum(
-            [](const E& r) -> const Counter& { return r.connect_failures; });
-        if (refused > 0)
-          (*counted->mutable_failures_by_reason())["connect_failed"] = refused;
-      }
+      for (const auto& endpoint : *list)
+        SetEndpointStats(*endpoint, endpoint_buckets, out->add_endpoints());
     }
   }
-  stats.mutable_total()->set_in_flight(all_active);
-  stats.mutable_total()->set_retries(all_retries);
-  SetLatency(all, all_micros, stats.mutable_total()->mutable_latency());
+  total->set_in_flight(all_active);
   return stats;
 }
 

@@ -33,7 +33,7 @@ class EdgeStatus {
   absl::Status CheckWatch(const v1::WatchStatsRequest& request) const;
 
   // What a message of WatchStats holds: an app that is unknown is left out.
-  v1::EdgeStats Stats(const std::string& app_name) const;
+  v1::EdgeStats Stats(const std::string& app_name, v1::StatsView view) const;
 
  private:
   const std::string edge_id_;

@@ -37,8 +37,7 @@ bool IsAllZero(absl::string_view text) {
 enum class Disposition : uint8_t { kKeep, kCut };
 
 Disposition OfRequestField(const Field& field, const RequestHead& head,
-                           const char* bytes, const RequestRewrite& with,
-                           bool valid_trace) {
+                           const char* bytes, const RequestRewrite& with) {
   switch (field.id) {
     case FieldId::kConnection:
     case FieldId::kKeepAlive:
@@ -71,11 +70,9 @@ Disposition OfRequestField(const Field& field, const RequestHead& head,
                  ? Disposition::kCut
                  : Disposition::kKeep;
     case FieldId::kTraceparent:
-      return valid_trace ? Disposition::kKeep : Disposition::kCut;
+      return with.keep_traceparent ? Disposition::kKeep : Disposition::kCut;
     case FieldId::kTracestate:
-      return valid_trace && field.value_size <= kMaxTracestateBytes
-                 ? Disposition::kKeep
-                 : Disposition::kCut;
+      return with.keep_tracestate ? Disposition::kKeep : Disposition::kCut;
     default:
       break;
   }
@@ -104,19 +101,48 @@ void Emit(const TextBuffer& text, const char** from, IovecQueue* out) {
   *from = text.position();
 }
 
-bool IsTraceValid(const RequestHead& head, const char* bytes) {
-  int seen = 0;
-  bool valid = false;
+}  // namespace
+
+TraceContext FindTraceContext(const RequestHead& head, const char* bytes) {
+  TraceContext context;
+  int parents = 0;
+  size_t state_bytes = 0;
   for (int i = 0; i < head.section.count; ++i) {
     const Field& field = head.section.fields[i];
-    if (field.id != FieldId::kTraceparent) continue;
-    ++seen;
-    valid = IsValidTraceparent(field.Value(bytes));
+    if (field.id == FieldId::kTracestate) {
+      // Several fields are one list.
+      state_bytes += (state_bytes > 0 ? 1 : 0) + field.value_size;
+    } else if (field.id == FieldId::kTraceparent) {
+      ++parents;
+      const absl::string_view value = field.Value(bytes);
+      context.valid = IsValidTraceparent(value);
+      if (!context.valid) continue;
+      context.trace_id = value.substr(3, 32);
+      // The last bit of the flags.
+      const char flags = value[54];
+      context.sampled =
+          ((flags <= '9' ? flags - '0' : flags - 'a' + 10) & 1) != 0;
+    }
   }
-  return seen == 1 && valid;
+  if (parents != 1 || !context.valid) return {};
+  context.keep_state = state_bytes <= kMaxTracestateBytes;
+  return context;
 }
 
-}  // namespace
+void FormatTraceparent(absl::string_view trace_id, absl::string_view parent_id,
+                       bool sampled, TraceparentText* out) {
+  char* at = out->data();
+  const auto append = [&at](absl::string_view text) {
+    text.copy(at, text.size());
+    at += text.size();
+  };
+  append("00-");
+  append(trace_id);
+  append("-");
+  append(parent_id);
+  // Bit 1 says that the id is random.
+  append(sampled ? "-03" : "-02");
+}
 
 void TextBuffer::Append(absl::string_view text) {
   const size_t take = std::min(text.size(), bytes_.size() - size_);
@@ -161,7 +187,6 @@ void RewriteRequest(const RequestHead& head, const char* bytes, uint16_t line,
     out->Add(bytes + line, fields_at - line);
   }
 
-  const bool valid_trace = IsTraceValid(head, bytes);
   const char* from = text->position();
   if (head.form == TargetForm::kAbsolute) {
     out->Add("Host: ");
@@ -185,8 +210,7 @@ void RewriteRequest(const RequestHead& head, const char* bytes, uint16_t line,
   bool counted_down = false;
   for (int i = 0; i < section.count; ++i) {
     const Field& field = section.fields[i];
-    if (OfRequestField(field, head, bytes, with, valid_trace) ==
-        Disposition::kKeep) {
+    if (OfRequestField(field, head, bytes, with) == Disposition::kKeep) {
       out->Add(bytes + field.line, static_cast<size_t>(field.end - field.line));
       continue;
     }
@@ -214,6 +238,10 @@ void RewriteRequest(const RequestHead& head, const char* bytes, uint16_t line,
   }
   text->Append("\r\nX-Request-Id: ");
   text->Append(with.request_id);
+  if (!with.new_traceparent.empty()) {
+    text->Append("\r\ntraceparent: ");
+    text->Append(with.new_traceparent);
+  }
   text->Append(head.minor_version == 0 ? "\r\nVia: 1.0 " : "\r\nVia: 1.1 ");
   text->Append(with.via);
   if (with.forward_upgrade) text->Append("\r\nConnection: Upgrade");

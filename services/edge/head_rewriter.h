@@ -30,6 +30,23 @@ class TextBuffer {
   std::array<char, 768> bytes_;
 };
 
+// W3C Trace Context (level 2) as a request brought it.
+struct TraceContext {
+  bool valid = false;       // One traceparent, and it is valid: it passes.
+  bool keep_state = false;  // tracestate passes too.
+  bool sampled = false;
+  absl::string_view trace_id;  // 32 digits of the head, if valid.
+};
+
+TraceContext FindTraceContext(const RequestHead& head, const char* bytes);
+
+// A traceparent of version 00, for a request that brought none.
+using TraceparentText = std::array<char, 55>;
+// `trace_id` is of 32 and `parent_id` of 16 lower-case hexadecimal digits that
+// were chosen at random, neither all zero.
+void FormatTraceparent(absl::string_view trace_id, absl::string_view parent_id,
+                       bool sampled, TraceparentText* out);
+
 struct RequestRewrite {
   absl::string_view client_ip;
   absl::string_view scheme = "http";
@@ -40,6 +57,11 @@ struct RequestRewrite {
   absl::string_view authority;  // Of the endpoint; Host if there was none.
   bool trusted_peer = false;
   bool forward_upgrade = false;
+  // What of the head's own trace context passes, or else a new traceparent;
+  // empty: none.
+  bool keep_traceparent = false;
+  bool keep_tracestate = false;
+  absl::string_view new_traceparent;
 };
 
 // Makes the request line say `rest` (a part of the target that ends where the

@@ -12,6 +12,7 @@
 namespace mycelium::edge {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -46,6 +47,9 @@ std::string Forward(std::string bytes, RequestRewrite with = Defaults()) {
       RouteTarget({bytes.data() + head->path, head->path_size});
   EXPECT_EQ(target.kind, TargetKind::kApp);
   with.forward_upgrade = MayForwardUpgrade(*head, bytes.data());
+  const TraceContext trace = FindTraceContext(*head, bytes.data());
+  with.keep_traceparent = trace.valid;
+  with.keep_tracestate = trace.keep_state;
   const uint16_t line = PatchRequestLine(*head, bytes.data(), target.rest);
   TextBuffer text;
   IovecQueue out;
@@ -222,6 +226,84 @@ TEST(TraceparentTest, IsCheckedByItsGrammar) {
       "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01"));
   EXPECT_FALSE(IsValidTraceparent(
       "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
+}
+
+// What FindTraceContext says of a request with `fields`, and what is forwarded.
+struct Traced {
+  bool valid;
+  bool sampled;
+  std::string trace_id;
+  std::string forwarded;
+};
+Traced Trace(absl::string_view fields) {
+  const std::string bytes = Get(fields);
+  auto head = std::make_unique<RequestHead>();
+  head->Reset();
+  EXPECT_EQ(head->Parse(bytes), ParseStatus::kDone) << bytes;
+  const TraceContext trace = FindTraceContext(*head, bytes.data());
+  return {trace.valid, trace.sampled, std::string(trace.trace_id),
+          Forward(bytes)};
+}
+
+TEST(TraceContextTest, PassesUnchangedIfItIsValid) {
+  const std::string fields =
+      "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
+      "tracestate: a=1\r\ntracestate: b=2\r\n";
+
+  const Traced trace = Trace(fields);
+
+  EXPECT_TRUE(trace.valid);
+  EXPECT_TRUE(trace.sampled);
+  EXPECT_EQ(trace.trace_id, "0af7651916cd43dd8448eb211c80319c");
+  EXPECT_THAT(trace.forwarded, HasSubstr(fields));
+  EXPECT_FALSE(
+      Trace("traceparent: "
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0a\r\n")
+          .sampled);
+}
+
+TEST(TraceContextTest, IsDroppedWholeIfTheParentIsInvalidOrTwice) {
+  const std::string parent =
+      "traceparent: "
+      "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n";
+  for (const std::string& fields :
+       {std::string("traceparent: garbage\r\n"), parent + parent,
+        parent + "traceparent: x\r\n", std::string()}) {
+    const Traced trace = Trace(fields + "tracestate: a=1\r\n");
+
+    EXPECT_FALSE(trace.valid) << fields;
+    EXPECT_THAT(trace.forwarded, Not(HasSubstr("trace"))) << fields;
+  }
+}
+
+TEST(TraceContextTest, LosesStateThatIsTooLongInAllItsFields) {
+  const std::string parent =
+      "traceparent: "
+      "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n";
+  const std::string half =
+      absl::StrCat("tracestate: a=", std::string(254, '1'), "\r\n");
+
+  EXPECT_THAT(Trace(parent + half).forwarded, HasSubstr("tracestate"));
+  // 513 bytes with the comma that joins them.
+  const std::string both = Trace(parent + half + half).forwarded;
+  EXPECT_THAT(both, HasSubstr("traceparent"));
+  EXPECT_THAT(both, Not(HasSubstr("tracestate")));
+}
+
+TEST(TraceContextTest, IsStartedAnew) {
+  TraceparentText text;
+  FormatTraceparent("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331",
+                    true, &text);
+  const absl::string_view parent(text.data(), text.size());
+  EXPECT_EQ(parent, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03");
+  EXPECT_TRUE(IsValidTraceparent(parent));
+
+  RequestRewrite with = Defaults();
+  with.new_traceparent = parent;
+  EXPECT_THAT(
+      Forward(Get("traceparent: bad\r\ntracestate: a=1\r\n"), with),
+      AllOf(HasSubstr(absl::StrCat("\r\ntraceparent: ", parent, "\r\n")),
+            Not(HasSubstr("bad")), Not(HasSubstr("tracestate"))));
 }
 
 TEST(TargetTest, TakesTheFirstSegmentAsTheApp) {

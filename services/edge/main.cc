@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,6 +22,7 @@
 #include "lib/base/clock.h"
 #include "lib/base/file.h"
 #include "lib/base/ids.h"
+#include "lib/base/signal_watcher.h"
 #include "lib/base/status_macros.h"
 #include "lib/flags/command_line.h"
 #include "lib/rpc/channel.h"
@@ -82,6 +84,15 @@ DEFINE_int32(workers, 0,
 DEFINE_string(
     access_log, "",
     "file for one JSON line per request, - for stdout, empty for none");
+DEFINE_int32(access_log_max_per_second, 0,
+             "lines of the access log for requests that went well, and as many "
+             "again for those that did not; 0: any number");
+DEFINE_double(access_log_sample, 1,
+              "share of the requests that went well that have a line, 0 to 1");
+DEFINE_bool(tracing, false,
+            "give requests without a valid traceparent a new one");
+DEFINE_double(trace_sample, 0.01,
+              "share of the new traces that are marked as sampled, 0 to 1");
 DEFINE_string(
     balance, "round-robin",
     "round-robin, least-request or peak-ewma, for apps whose plans do "
@@ -188,6 +199,28 @@ absl::StatusOr<Edge::Options> OptionsFromFlags(const std::string& edge_id) {
                  .strict_sni = FLAGS_tls_strict_sni,
                  .client_ca = FLAGS_tls_client_ca};
   options.access_log = FLAGS_access_log;
+  if (FLAGS_access_log_max_per_second < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--access_log_max_per_second is ",
+                     FLAGS_access_log_max_per_second, "; want at least 0"));
+  }
+  options.log.max_per_second = FLAGS_access_log_max_per_second;
+  const struct {
+    const char* name;
+    double flag;
+    double* option;
+  } shares[] = {
+      {"access_log_sample", FLAGS_access_log_sample, &options.log.sample},
+      {"trace_sample", FLAGS_trace_sample, &options.worker.trace_sample},
+  };
+  for (const auto& share : shares) {
+    if (!(share.flag >= 0 && share.flag <= 1)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--", share.name, " is ", share.flag, "; want 0 to 1"));
+    }
+    *share.option = share.flag;
+  }
+  options.worker.tracing = FLAGS_tracing;
   WorkerOptions& worker = options.worker;
   const struct {
     const char* name;
@@ -363,6 +396,9 @@ absl::Status Run(Program program) {
                        Edge::Start(std::move(options), &routes, inherit("http"),
                                    inherit("https")));
 
+  const SignalWatcher reopen(SIGUSR1,
+                             [edge = edge.get()] { edge->ReopenAccessLog(); });
+
   EdgeStatus status(edge_id, edge.get(), &routes, Clock::Real());
   EdgeService service(&status);
   std::unique_ptr<rpc::Server> server;
@@ -431,6 +467,7 @@ absl::Status Run(Program program) {
 
 int main(int argc, char** argv) {
   mycelium::edge::BlockLifetimeSignals();
+  mycelium::BlockSignal(SIGUSR1);  // Opens the access log anew.
   // Before the flags are parsed, which may change the arguments.
   mycelium::edge::Program program =
       mycelium::edge::Program::OfThisProcess(argc, argv);

@@ -4,42 +4,6 @@
 
 namespace mycelium::edge {
 
-int LatencyBuckets::IndexOf(uint64_t micros) {
-  constexpr uint64_t kSub = uint64_t{1} << kSubBits;
-  if (micros < kSub) return static_cast<int>(micros);
-  const int shift = 63 - __builtin_clzll(micros) - kSubBits;
-  const int index = (shift << kSubBits) + static_cast<int>(micros >> shift);
-  return std::min(index, kCount - 1);
-}
-
-int64_t LatencyBuckets::UpperBoundMicros(int index) {
-  constexpr int64_t kSub = int64_t{1} << kSubBits;
-  if (index < 2 * kSub) return index;
-  const int shift = (index >> kSubBits) - 1;
-  return ((kSub + (index & (kSub - 1)) + 1) << shift) - 1;
-}
-
-double LatencyBuckets::MicrosOf(int index) {
-  constexpr int kSub = 1 << kSubBits;
-  if (index < 2 * kSub) return index;
-  const int shift = (index >> kSubBits) - 1;
-  const double low = static_cast<double>(
-      static_cast<uint64_t>(kSub + (index & (kSub - 1))) << shift);
-  return low + static_cast<double>(uint64_t{1} << shift) / 2;
-}
-
-double LatencySummary::QuantileMicros(double quantile) const {
-  if (total_ == 0) return 0;
-  const auto rank =
-      static_cast<int64_t>(quantile * static_cast<double>(total_ - 1));
-  int64_t seen = 0;
-  for (int i = 0; i < LatencyBuckets::kCount; ++i) {
-    seen += counts_[i];
-    if (seen > rank) return LatencyBuckets::MicrosOf(i);
-  }
-  return LatencyBuckets::MicrosOf(LatencyBuckets::kCount - 1);
-}
-
 int ReasonIndex(absl::string_view reason) {
   const auto* const found = std::find(kReasons.begin(), kReasons.end(), reason);
   return static_cast<int>(
@@ -47,31 +11,54 @@ int ReasonIndex(absl::string_view reason) {
 }
 
 void RequestCounters::Add(int status, int64_t in, int64_t out) {
-  const int status_class = status / 100;
-  by_class[status_class >= 1 && status_class <= 5 ? status_class : 0].Add(1);
+  by_class[StatusClass(status)].Add(1);
   bytes_in.Add(in);
   bytes_out.Add(out);
 }
 
-void CountDuration(AppCounters* counters, int64_t micros) {
-  counters->micros.Add(micros);
-  const auto* const bound = std::lower_bound(
-      kExportedBoundsMicros.begin(), kExportedBoundsMicros.end(), micros);
-  counters->exported[static_cast<size_t>(bound - kExportedBoundsMicros.begin())]
-      .Add(1);
-  counters->latency[LatencyBuckets::IndexOf(static_cast<uint64_t>(micros))].Add(
-      1);
+// A sequence lock. Each store of the data is a release, and each load an
+// acquire, so that none can be seen outside of the two of the sequence.
+void TraceExemplar::Set(const Value& value) {
+  const uint32_t sequence = sequence_.load(std::memory_order_relaxed);
+  sequence_.store(sequence + 1, std::memory_order_relaxed);
+  for (size_t i = 0; i < trace_id_.size(); ++i)
+    trace_id_[i].store(value.trace_id[i], std::memory_order_release);
+  micros_.store(value.micros, std::memory_order_release);
+  time_us_.store(value.time_us, std::memory_order_release);
+  status_class_.store(value.status_class, std::memory_order_release);
+  sequence_.store(sequence + 2, std::memory_order_release);
 }
 
-LatencySummary SummarizeLatency(const AppStats& stats) {
-  LatencySummary summary;
-  for (const AppCounters& row : stats.rows()) {
-    for (int i = 0; i < LatencyBuckets::kCount; ++i) {
-      const int64_t count = row.latency[i].value();
-      if (count > 0) summary.Add(i, count);
-    }
-  }
-  return summary;
+TraceExemplar::Value TraceExemplar::Get() const {
+  const uint32_t before = sequence_.load(std::memory_order_acquire);
+  Value value;
+  for (size_t i = 0; i < trace_id_.size(); ++i)
+    value.trace_id[i] = trace_id_[i].load(std::memory_order_acquire);
+  value.micros = micros_.load(std::memory_order_acquire);
+  value.time_us = time_us_.load(std::memory_order_acquire);
+  value.status_class = status_class_.load(std::memory_order_acquire);
+  const uint32_t after = sequence_.load(std::memory_order_relaxed);
+  return before == after && before % 2 == 0 ? value : Value();
+}
+
+void CountRequest(const EndedRequest& request, AppCounters* counters) {
+  counters->requests.Add(request.status, request.bytes_in, request.bytes_out);
+  counters->methods.Add(request.method, request.status);
+  counters->durations[StatusClass(request.status)].Add(kExportedBoundsMicros,
+                                                       request.micros);
+  counters->latency.Add(request.micros);
+  counters->request_bodies.Add(kExportedBodyBytes, request.request_body_bytes);
+  counters->response_bodies.Add(kExportedBodyBytes,
+                                request.response_body_bytes);
+}
+
+void SetExemplar(const TraceExemplar::Value& exemplar, AppCounters* counters) {
+  const auto* const bound =
+      std::lower_bound(kExportedBoundsMicros.begin(),
+                       kExportedBoundsMicros.end(), exemplar.micros);
+  counters
+      ->exemplars[static_cast<size_t>(bound - kExportedBoundsMicros.begin())]
+      .Set(exemplar);
 }
 
 }  // namespace mycelium::edge

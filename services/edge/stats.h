@@ -3,67 +3,31 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "lib/telemetry/counter.h"
+#include "lib/telemetry/latency_histogram.h"
 
 namespace mycelium::edge {
 
-// A number that one thread writes and any thread reads.
-class Counter {
- public:
-  void Add(int64_t by) {
-    value_.store(value_.load(std::memory_order_relaxed) + by,
-                 std::memory_order_relaxed);
-  }
-  void Set(int64_t value) { value_.store(value, std::memory_order_relaxed); }
-  int64_t value() const { return value_.load(std::memory_order_relaxed); }
-
- private:
-  std::atomic<int64_t> value_{0};
-};
-
-// Log-linear buckets over microseconds: each power of two is cut into 64, so a
-// value is known to 1/128 of itself. Up to 2^36 us, about 19 hours.
-class LatencyBuckets {
- public:
-  static constexpr int kSubBits = 6;
-  static constexpr int kOctaves = 31;
-  static constexpr int kCount = (kOctaves + 1) << kSubBits;
-
-  static int IndexOf(uint64_t micros);
-  static int64_t UpperBoundMicros(int index);
-  // The middle of a bucket.
-  static double MicrosOf(int index);
-};
-
-// A histogram merged from any number of others. Not thread-safe.
-class LatencySummary {
- public:
-  LatencySummary() : counts_(LatencyBuckets::kCount) {}
-
-  void Add(int index, int64_t count) {
-    counts_[index] += count;
-    total_ += count;
-  }
-  int64_t total() const { return total_; }
-  const std::vector<int64_t>& counts() const { return counts_; }
-  // The latency below which `quantile` (0 to 1) of all values are; 0 if there
-  // are none.
-  double QuantileMicros(double quantile) const;
-
- private:
-  std::vector<int64_t> counts_;
-  int64_t total_ = 0;
-};
+using telemetry::Counter;
+using telemetry::LatencyHistogram;
+using telemetry::LatencySummary;
 
 // Upper bounds, in microseconds, of the buckets that are exported.
 inline constexpr std::array<int64_t, 19> kExportedBoundsMicros = {
     100,     250,     500,     1000,    2500,    5000,   10000,
     25000,   50000,   75000,   100000,  250000,  500000, 750000,
     1000000, 2500000, 5000000, 7500000, 10000000};
+
+// Upper bounds, in bytes, of the buckets of message bodies.
+inline constexpr std::array<int64_t, 10> kExportedBodyBytes = {
+    256,     1 << 10, 1 << 12, 1 << 14, 1 << 16,
+    1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26};
 
 // Reasons for which the edge itself answers a request; the last one stands for
 // all that are not listed.
@@ -112,6 +76,58 @@ inline constexpr std::array<absl::string_view, 11> kTlsFailures = {
     "closed",       "timeout",     "plain_http", "unknown_name",
     "protocol",     "version",     "cipher",     "client_certificate",
     "client_alert", "bad_message", "other"};
+// Classes of statuses, by status / 100; 0: ended without a status.
+inline constexpr std::array<absl::string_view, 6> kStatusClasses = {
+    "none", "1xx", "2xx", "3xx", "4xx", "5xx"};
+
+inline size_t StatusClass(int status) {
+  return status >= 100 && status < 600 ? static_cast<size_t>(status / 100) : 0;
+}
+
+// Names by the order of Method; the last one stands for all others.
+inline constexpr std::array<absl::string_view, 10> kMethods = {
+    "GET",     "HEAD",  "POST",    "PUT",   "DELETE",
+    "OPTIONS", "TRACE", "CONNECT", "PATCH", "_OTHER"};
+
+// Counts of values up to each of N bounds, and above.
+template <size_t N>
+struct BoundedHistogram {
+  std::array<Counter, N + 1> counts;
+  Counter sum;
+
+  void Add(const std::array<int64_t, N>& bounds, int64_t value) {
+    // The bounds are few, and most values are near the first.
+    size_t i = 0;
+    while (i < N && value > bounds[i]) ++i;
+    counts[i].Add(1);
+    sum.Add(value);
+  }
+};
+
+using DurationHistogram = BoundedHistogram<kExportedBoundsMicros.size()>;
+using BodyHistogram = BoundedHistogram<kExportedBodyBytes.size()>;
+
+// The last sampled trace that fell into a bucket. One thread writes, any reads.
+class TraceExemplar {
+ public:
+  struct Value {
+    std::array<uint64_t, 2> trace_id{};  // All zero: there is none.
+    int64_t micros = 0;
+    int64_t time_us = 0;  // Of the Unix epoch.
+    int64_t status_class = 0;
+  };
+
+  void Set(const Value& value);
+  // Nothing while it is being written.
+  Value Get() const;
+
+ private:
+  std::atomic<uint32_t> sequence_{0};  // Odd while the rest is written.
+  std::array<std::atomic<uint64_t>, 2> trace_id_{};
+  std::atomic<int64_t> micros_{0};
+  std::atomic<int64_t> time_us_{0};
+  std::atomic<int64_t> status_class_{0};
+};
 
 // Whether a Counter only grows, or is a number of now.
 enum class MetricKind : uint8_t { kCounter, kGauge };
@@ -133,13 +149,22 @@ struct CounterFamily {
 
 // Requests of an app, or of all.
 struct RequestCounters {
-  // [status / 100]; 0: ended without a status.
-  std::array<Counter, 6> by_class;
+  std::array<Counter, kStatusClasses.size()> by_class;
   std::array<Counter, kReasons.size()> by_reason;
   Counter bytes_in;
   Counter bytes_out;
 
   void Add(int status, int64_t in, int64_t out);
+};
+
+// Requests by kMethods and kStatusClasses.
+struct MethodCounters {
+  std::array<std::array<Counter, kStatusClasses.size()>, kMethods.size()>
+      counts;
+
+  void Add(size_t method, int status) {
+    counts[method][StatusClass(status)].Add(1);
+  }
 };
 
 // What one worker counts of one app.
@@ -152,9 +177,15 @@ struct alignas(64) AppCounters {
   Counter panics;  // Times that this began.
   Counter waiting;
   Counter holds;
-  Counter micros;  // Sum of all durations.
-  std::array<Counter, kExportedBoundsMicros.size() + 1> exported;
-  std::array<Counter, LatencyBuckets::kCount> latency;
+  MethodCounters methods;
+  // From the first byte of a request to the last of its response (of a tunnel,
+  // to its 101), by kStatusClasses.
+  std::array<DurationHistogram, kStatusClasses.size()> durations;
+  LatencyHistogram latency;
+  DurationHistogram attempts;  // As EndpointCounters::latency.
+  BodyHistogram request_bodies;
+  BodyHistogram response_bodies;
+  std::array<TraceExemplar, kExportedBoundsMicros.size() + 1> exemplars;
 };
 
 inline constexpr auto kAppFamilies = std::to_array<CounterFamily<AppCounters>>({
@@ -178,11 +209,18 @@ inline constexpr auto kAppFamilies = std::to_array<CounterFamily<AppCounters>>({
 struct alignas(64) EndpointCounters {
   Counter in_flight;
   Counter requests;  // Attempts.
-  std::array<Counter, 6> by_class;
+  std::array<Counter, kStatusClasses.size()> by_class;
+  // Attempts that ended without a response that could be passed on.
+  std::array<Counter, kReasons.size()> by_reason;
   Counter failures;  // No response, or 5xx.
   Counter connect_failures;
   Counter ejected;    // 0 or 1.
   Counter ejections;  // Times that it was ejected, after failed probes as well.
+  Counter connections;
+  Counter bytes_in;  // Of clients' requests that ended here.
+  Counter bytes_out;
+  // From the choice of the instance to the end of its response.
+  LatencyHistogram latency;
 };
 
 inline constexpr auto kEndpointFamilies =
@@ -203,6 +241,8 @@ inline constexpr auto kEndpointFamilies =
         {"mycelium_edge_endpoint_ejections_total", MetricKind::kCounter,
          "Times that a worker took an instance out because it fails.",
          &EndpointCounters::ejections},
+        {"mycelium_edge_endpoint_connections", MetricKind::kGauge,
+         "Connections to an instance open.", &EndpointCounters::connections},
     });
 
 // What one worker counts of itself.
@@ -211,12 +251,21 @@ struct alignas(64) WorkerCounters {
   Counter client_connections;
   Counter upstream_connections;
   Counter accept_pauses;
-  RequestCounters requests;
+  RequestCounters requests;  // All but those for the edge's own pages.
+  Counter page_requests;
+  // Those for no app, which no AppCounters has.
+  MethodCounters unrouted;
+  std::array<Counter, kReasons.size()> unrouted_by_reason;
+  LatencyHistogram latency;  // Of all apps, those that are gone too.
+  Counter retries;
   Counter log_drops;
   Counter proxy_errors;
   Counter tls_handshakes;
   Counter tls_resumed;
   std::array<Counter, kTlsFailures.size()> tls_failures;
+  Counter log_skips;
+  // Between two looks for events: how late one may be noticed.
+  DurationHistogram turns;
 };
 
 inline constexpr auto kWorkerFamilies =
@@ -225,9 +274,6 @@ inline constexpr auto kWorkerFamilies =
          "Client connections accepted.", &WorkerCounters::accepted},
         {"mycelium_edge_client_connections", MetricKind::kGauge,
          "Client connections open.", &WorkerCounters::client_connections},
-        {"mycelium_edge_upstream_connections", MetricKind::kGauge,
-         "Connections to endpoints open.",
-         &WorkerCounters::upstream_connections},
         {"mycelium_edge_accept_pauses_total", MetricKind::kCounter,
          "Times that accepting paused for want of descriptors.",
          &WorkerCounters::accept_pauses},
@@ -242,6 +288,12 @@ inline constexpr auto kWorkerFamilies =
         {"mycelium_edge_tls_resumed_total", MetricKind::kCounter,
          "TLS handshakes that resumed a session.",
          &WorkerCounters::tls_resumed},
+        {"mycelium_edge_log_skips_total", MetricKind::kCounter,
+         "Requests that the access log left out by its sampling or its rate.",
+         &WorkerCounters::log_skips},
+        {"mycelium_edge_page_requests_total", MetricKind::kCounter,
+         "Requests for pages of the edge itself, which nothing else counts.",
+         &WorkerCounters::page_requests},
     });
 
 // One row per worker; rows are written by their worker and summed by readers.
@@ -270,10 +322,21 @@ class PerWorker {
 using AppStats = PerWorker<AppCounters>;
 using EndpointStats = PerWorker<EndpointCounters>;
 
-// Counts the duration of a request that ended.
-void CountDuration(AppCounters* counters, int64_t micros);
+// A request that ended, as its app's counters take it.
+struct EndedRequest {
+  size_t method = kMethods.size() - 1;  // An index of kMethods.
+  int status = 0;                       // 0: none was sent.
+  int64_t micros = 0;
+  int64_t bytes_in = 0;
+  int64_t bytes_out = 0;
+  int64_t request_body_bytes = 0;
+  int64_t response_body_bytes = 0;
+};
 
-LatencySummary SummarizeLatency(const AppStats& stats);
+void CountRequest(const EndedRequest& request, AppCounters* counters);
+
+// Makes a traced request the exemplar of its bucket.
+void SetExemplar(const TraceExemplar::Value& exemplar, AppCounters* counters);
 
 }  // namespace mycelium::edge
 

@@ -1,41 +1,19 @@
 #include "services/edge/stats.h"
 
-#include <cmath>
+#include <atomic>
+#include <thread>
 
 #include "gtest/gtest.h"
 
 namespace mycelium::edge {
 namespace {
 
-TEST(LatencyBucketsTest, KnowEachValueToWithinOnePercent) {
-  int last = -1;
-  for (uint64_t micros = 0; micros < uint64_t{1} << 34;
-       micros += 1 + micros / 100) {
-    const int index = LatencyBuckets::IndexOf(micros);
-    ASSERT_LT(index, LatencyBuckets::kCount);
-    ASSERT_GE(index, last);
-    last = index;
-    ASSERT_GE(LatencyBuckets::UpperBoundMicros(index),
-              static_cast<int64_t>(micros));
-    ASSERT_NEAR(LatencyBuckets::MicrosOf(index), static_cast<double>(micros),
-                static_cast<double>(micros) * 0.01)
-        << micros;
-  }
-  EXPECT_EQ(LatencyBuckets::IndexOf(UINT64_MAX), LatencyBuckets::kCount - 1);
-}
-
-TEST(LatencySummaryTest, MergesWorkersAndFindsQuantiles) {
-  AppStats stats(2);
-  for (int i = 1; i <= 500; ++i) CountDuration(&stats.row(0), i * 100);
-  for (int i = 501; i <= 1000; ++i) CountDuration(&stats.row(1), i * 100);
-
-  const LatencySummary summary = SummarizeLatency(stats);
-
-  EXPECT_EQ(summary.total(), 1000);
-  EXPECT_NEAR(summary.QuantileMicros(0.5), 50'000, 500);
-  EXPECT_NEAR(summary.QuantileMicros(0.99), 99'000, 990);
-  EXPECT_NEAR(summary.QuantileMicros(1), 100'000, 1000);
-  EXPECT_EQ(LatencySummary().QuantileMicros(0.5), 0);
+EndedRequest Request(int status, int64_t micros) {
+  EndedRequest request;
+  request.method = 0;
+  request.status = status;
+  request.micros = micros;
+  return request;
 }
 
 TEST(RequestCountersTest, CountByClassOfStatus) {
@@ -54,6 +32,70 @@ TEST(RequestCountersTest, CountByClassOfStatus) {
 TEST(ReasonIndexTest, PutsWhatIsUnknownLast) {
   EXPECT_EQ(kReasons[ReasonIndex("connect_failed")], "connect_failed");
   EXPECT_EQ(kReasons[ReasonIndex("never heard of")], "other");
+}
+
+TEST(BoundedHistogramTest, CountsAValueOfABoundBelowIt) {
+  DurationHistogram histogram;
+  histogram.Add(kExportedBoundsMicros, 100);
+  histogram.Add(kExportedBoundsMicros, 101);
+  histogram.Add(kExportedBoundsMicros, 10'000'001);
+
+  EXPECT_EQ(histogram.counts.front().value(), 1);
+  EXPECT_EQ(histogram.counts[1].value(), 1);
+  EXPECT_EQ(histogram.counts.back().value(), 1);
+  EXPECT_EQ(histogram.sum.value(), 10'000'202);
+}
+
+TEST(CountRequestTest, CountsByMethodClassDurationAndSize) {
+  AppCounters counters;
+  EndedRequest request = Request(404, 300);
+  request.method = 2;
+  request.request_body_bytes = 5'000;
+  request.response_body_bytes = 9;
+
+  CountRequest(request, &counters);
+
+  EXPECT_EQ(counters.methods.counts[2][4].value(), 1);
+  EXPECT_EQ(counters.durations[4].counts[2].value(), 1);
+  EXPECT_EQ(counters.request_bodies.counts[3].value(), 1);
+  EXPECT_EQ(counters.response_bodies.counts[0].value(), 1);
+  LatencySummary latency;
+  counters.latency.MergeInto(&latency);
+  EXPECT_EQ(latency.total(), 1);
+  EXPECT_NEAR(latency.QuantileMicros(0.5), 300, 3);
+}
+
+TEST(TraceExemplarTest, IsReadWholeOrNotAtAll) {
+  AppCounters counters;
+  std::atomic<bool> done{false};
+  std::thread writer([&] {
+    for (uint64_t i = 1; i <= 50'000; ++i) {
+      SetExemplar({{i, i}, 100, static_cast<int64_t>(i), 2}, &counters);
+    }
+    done = true;
+  });
+
+  while (!done) {
+    const TraceExemplar::Value value = counters.exemplars[0].Get();
+    ASSERT_EQ(value.trace_id[0], value.trace_id[1]);
+    ASSERT_EQ(static_cast<uint64_t>(value.time_us), value.trace_id[0]);
+  }
+  writer.join();
+
+  EXPECT_EQ(counters.exemplars[0].Get().time_us, 50'000);
+  EXPECT_EQ(counters.exemplars[1].Get().time_us, 0);
+}
+
+// What 1,000 endpoints take on each worker.
+TEST(EndpointCountersTest, AreSmallWhileLatenciesAreAlike) {
+  EndpointStats stats(1);
+  EndpointCounters& row = stats.row(0);
+  for (int64_t micros = 400; micros < 20'000; micros += 7)
+    row.latency.Add(micros);
+
+  EXPECT_LE(static_cast<int64_t>(sizeof(EndpointCounters)) +
+                row.latency.allocated_bytes(),
+            5'000);
 }
 
 }  // namespace

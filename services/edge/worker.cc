@@ -101,7 +101,8 @@ Worker::Worker(WorkerContext context, std::vector<ListenSocket> sockets,
       counters_(*context_.counters),
       epoll_(std::move(epoll)),
       wakeup_fd_(std::move(wakeup)),
-      timers_(MonotonicMicros() / 1000) {
+      timers_(MonotonicMicros() / 1000),
+      log_sampler_(options_.log) {
   for (ListenSocket& socket : sockets) {
     const uint16_t port = LocalPort(socket.fd.get());
     listeners_.push_back(
@@ -229,6 +230,7 @@ void Worker::Run() {
       sleep_ms = std::min(
           sleep_ms, static_cast<int>(std::max<int64_t>(0, next - now_ms_)));
     }
+    counters_.turns.Add(kExportedBoundsMicros, MonotonicMicros() - now_us_);
     const int count =
         epoll_wait(epoll_.get(), events.data(), kEventsPerTurn, sleep_ms);
     ReadClock();

@@ -29,6 +29,12 @@
 
 namespace mycelium::edge {
 
+// A request for a page of the edge's own.
+struct PageRequest {
+  absl::string_view path;    // Below `/_mesh`.
+  absl::string_view accept;  // The Accept field; empty if there is none.
+};
+
 // A page of the edge's own, below `/_mesh/`.
 struct Page {
   int status = 200;
@@ -51,8 +57,8 @@ struct WorkerContext {
   ClientRateTable* client_rates = nullptr;
   // Wakes another worker, by its index; called on this worker's thread.
   std::function<void(int index)> wake;
-  // The page at a path below `/_mesh`; called on the worker's thread.
-  std::function<Page(absl::string_view path)> pages;
+  // Called on the worker's thread.
+  std::function<Page(const PageRequest& request)> pages;
 };
 
 // A socket that is bound and listening.
@@ -228,11 +234,13 @@ class Worker {
   void OnClientGone(Exchange* exchange, absl::string_view end);
   void FinishExchange(Exchange* exchange);
   void RecordExchange(Exchange* exchange);
+  void LogExchange(const Exchange& exchange, int64_t duration_us);
   void EndExchange(Exchange* exchange);
   void Linger(ClientConnection* client, bool in_sync);
   void PumpLinger(ClientConnection* client);
   void CloseClient(ClientConnection* client, bool reset);
   void MakeRequestId(Exchange* exchange);
+  void FollowTrace(Exchange* exchange);
   bool IsLoop(const Exchange& exchange);
 
   // worker_upstream.cc: endpoints and responses.
@@ -332,6 +340,9 @@ class Worker {
   std::atomic<Phase> wanted_phase_{Phase::kServing};
   std::atomic<bool> accept_wanted_{false};
   std::atomic<uint64_t> applied_version_{0};
+  LogSampler log_sampler_;
+  uint32_t log_skipped_ = 0;  // Since the last line.
+  uint32_t log_dropped_ = 0;
   AccessRecord record_;
   // Where small pieces are put side by side to be sent.
   std::array<char, 4096> gather_;

@@ -15,6 +15,12 @@
 #include "services/edge/worker.h"
 
 namespace mycelium::edge {
+
+// kMethods names them.
+static_assert(static_cast<size_t>(Method::kGet) == 0 &&
+              static_cast<size_t>(Method::kPatch) == 8 &&
+              static_cast<size_t>(Method::kOther) == kMethods.size() - 1);
+
 namespace {
 
 // Pieces moved in one go before others get their turn.
@@ -76,6 +82,13 @@ void AppendHex(uint64_t value, char* out) {
     out[i] = "0123456789abcdef"[value & 15];
     value >>= 4;
   }
+}
+
+// Of 16 digits that AppendHex wrote, or that were checked.
+uint64_t ParseHex(const char* digits) {
+  uint64_t value = 0;
+  std::from_chars(digits, digits + 16, value, 16);
+  return value;
 }
 
 // The first field with `id`, or nullptr.
@@ -297,6 +310,11 @@ Exchange* Worker::BeginExchange(ClientConnection* client) {
   exchange->close_client = exchange->cut_short = false;
   exchange->tried_count = exchange->attempts = exchange->retries = 0;
   exchange->retrying = exchange->stale_retried = false;
+  exchange->keep_traceparent = exchange->keep_tracestate = false;
+  exchange->new_trace = exchange->trace_sampled = exchange->is_page = false;
+  exchange->attempt_us = 0;
+  exchange->switched_us = -1;
+  exchange->response_body_bytes = 0;
   exchange->status = 0;
   exchange->start_us = now_us_;
   exchange->first_byte_us = -1;
@@ -321,6 +339,32 @@ void Worker::MakeRequestId(Exchange* exchange) {
             exchange->id_bytes.data() + 16);
   exchange->request_id.Set(
       {exchange->id_bytes.data(), exchange->id_bytes.size()});
+}
+
+void Worker::FollowTrace(Exchange* exchange) {
+  const TraceContext trace =
+      FindTraceContext(exchange->request, exchange->client->in.data());
+  if (trace.valid) {
+    exchange->keep_traceparent = true;
+    exchange->keep_tracestate = trace.keep_state;
+    exchange->trace_sampled = trace.sampled;
+    trace.trace_id.copy(exchange->trace_id.data(), exchange->trace_id.size());
+    return;
+  }
+  if (!options_.tracing) return;
+  // The id that was drawn for the request, whatever a trusted peer calls it.
+  exchange->new_trace = true;
+  exchange->trace_id = exchange->id_bytes;
+  const uint64_t drawn =
+      Mix(id_seed_[0] ^ (id_counter_ * 0xa0761d6478bd642fULL));
+  exchange->trace_sampled =
+      static_cast<double>(drawn >> 11) * 0x1p-53 < options_.trace_sample;
+  // Never zero, which would be no id.
+  std::array<char, 16> parent;
+  AppendHex(drawn | 1, parent.data());
+  FormatTraceparent({exchange->trace_id.data(), exchange->trace_id.size()},
+                    {parent.data(), parent.size()}, exchange->trace_sampled,
+                    &exchange->new_traceparent);
 }
 
 void Worker::ReadHead(ClientConnection* client) {
@@ -404,6 +448,7 @@ void Worker::StartRequest(Exchange* exchange) {
     if (id != nullptr && IsPlainId(id->Value(bytes)))
       exchange->request_id.Set(id->Value(bytes));
   }
+  FollowTrace(exchange);
 
   if (request.method == Method::kConnect) {
     return Answer(exchange, 501, "connect_not_supported", "edge.refused", true);
@@ -495,11 +540,15 @@ bool Worker::IsLoop(const Exchange& exchange) {
 }
 
 void Worker::ServePage(Exchange* exchange, absl::string_view path) {
+  exchange->is_page = true;
   if (exchange->request.method != Method::kGet &&
       exchange->request.method != Method::kHead) {
     return Answer(exchange, 405, "method_not_allowed", "edge.refused", false);
   }
-  const Page page = context_.pages(path);
+  const Field* const accept = Find(exchange->request.section, FieldId::kAccept);
+  const Page page = context_.pages(
+      {path, accept == nullptr ? absl::string_view()
+                               : accept->Value(exchange->client->in.data())});
   if (page.status == 404)
     return Answer(exchange, 404, "unknown_page", "edge.unknown_page", false);
   exchange->end = "edge.page";
@@ -520,9 +569,14 @@ void Worker::Answer(Exchange* exchange, int status, absl::string_view reason,
   exchange->end = end;
   const int index =
       ReasonIndex(end == "edge.bad_request" ? "bad_request" : reason);
-  counters_.requests.by_reason[index].Add(1);
-  if (exchange->app != nullptr)
-    exchange->app->counters->requests.by_reason[index].Add(1);
+  if (!exchange->is_page) {
+    counters_.requests.by_reason[index].Add(1);
+    if (exchange->app != nullptr) {
+      exchange->app->counters->requests.by_reason[index].Add(1);
+    } else {
+      counters_.unrouted_by_reason[index].Add(1);
+    }
+  }
   bool json = false;
   if (exchange->held > 0) {
     const Field* const accept =
@@ -776,68 +830,92 @@ void Worker::OnClientGone(Exchange* exchange, absl::string_view end) {
 }
 
 void Worker::RecordExchange(Exchange* exchange) {
+  // Those who look must not change what is seen.
+  if (exchange->is_page) {
+    counters_.page_requests.Add(1);
+    return;
+  }
   counters_.requests.Add(exchange->status, exchange->bytes_in,
                          exchange->bytes_out);
   const int64_t duration_us = now_us_ - exchange->start_us;
-  if (exchange->app != nullptr) {
-    exchange->app->counters->requests.Add(exchange->status, exchange->bytes_in,
-                                          exchange->bytes_out);
-    CountDuration(exchange->app->counters, duration_us);
+  const auto method = static_cast<size_t>(exchange->request.method);
+  if (exchange->app == nullptr) {
+    counters_.unrouted.Add(method, exchange->status);
+  } else {
+    EndedRequest ended;
+    ended.method = method;
+    ended.status = exchange->status;
+    // How long a tunnel stays open is no latency.
+    ended.micros = exchange->switched_us < 0
+                       ? duration_us
+                       : exchange->switched_us - exchange->start_us;
+    ended.bytes_in = exchange->bytes_in;
+    ended.bytes_out = exchange->bytes_out;
+    ended.request_body_bytes = exchange->body_received;
+    ended.response_body_bytes = exchange->response_body_bytes;
+    CountRequest(ended, exchange->app->counters);
+    counters_.latency.Add(ended.micros);
+    if (exchange->trace_sampled) {
+      TraceExemplar::Value exemplar;
+      exemplar.trace_id = {ParseHex(exchange->trace_id.data()),
+                           ParseHex(exchange->trace_id.data() + 16)};
+      exemplar.micros = ended.micros;
+      exemplar.time_us = now_us_ + wall_offset_us_;
+      exemplar.status_class = static_cast<int64_t>(StatusClass(ended.status));
+      SetExemplar(exemplar, exchange->app->counters);
+    }
+    if (exchange->endpoint != nullptr) {
+      EndpointCounters& endpoint =
+          exchange->endpoint->stats->row(context_.index);
+      endpoint.bytes_in.Add(exchange->bytes_in);
+      endpoint.bytes_out.Add(exchange->bytes_out);
+    }
   }
-  if (context_.log == nullptr) return;
-  record_.start_us = exchange->start_us + wall_offset_us_;
+  if (context_.log != nullptr) LogExchange(*exchange, duration_us);
+}
+
+void Worker::LogExchange(const Exchange& exchange, int64_t duration_us) {
+  const bool failed =
+      exchange.status >= 500 || (exchange.end != "origin.complete" &&
+                                 exchange.end.substr(0, 7) == "origin.");
+  if (!log_sampler_.Take(failed, now_ms_)) {
+    ++log_skipped_;
+    counters_.log_skips.Add(1);
+    return;
+  }
+  record_.start_us = exchange.start_us + wall_offset_us_;
   record_.duration_us = duration_us;
-  record_.first_byte_us = exchange->first_byte_us < 0
+  record_.first_byte_us = exchange.first_byte_us < 0
                               ? -1
-                              : exchange->first_byte_us - exchange->start_us;
-  record_.bytes_in = exchange->bytes_in;
-  record_.bytes_out = exchange->bytes_out;
-  record_.status = static_cast<int16_t>(exchange->status);
-  record_.attempts = static_cast<int16_t>(exchange->attempts);
-  record_.end = exchange->end;
-  switch (exchange->request.method) {
-    case Method::kGet:
-      record_.method.Set("GET");
-      break;
-    case Method::kHead:
-      record_.method.Set("HEAD");
-      break;
-    case Method::kPost:
-      record_.method.Set("POST");
-      break;
-    case Method::kPut:
-      record_.method.Set("PUT");
-      break;
-    case Method::kDelete:
-      record_.method.Set("DELETE");
-      break;
-    case Method::kOptions:
-      record_.method.Set("OPTIONS");
-      break;
-    case Method::kTrace:
-      record_.method.Set("TRACE");
-      break;
-    case Method::kConnect:
-      record_.method.Set("CONNECT");
-      break;
-    case Method::kPatch:
-      record_.method.Set("PATCH");
-      break;
-    case Method::kOther:
-      record_.method.Set(exchange->request.method_size > 0 ? "OTHER" : "");
-      break;
-  }
-  record_.client = exchange->client->ip;
+                              : exchange.first_byte_us - exchange.start_us;
+  record_.bytes_in = exchange.bytes_in;
+  record_.bytes_out = exchange.bytes_out;
+  record_.status = static_cast<int16_t>(exchange.status);
+  record_.attempts = static_cast<int16_t>(exchange.attempts);
+  record_.skipped = log_skipped_;
+  record_.dropped = log_dropped_;
+  record_.end = exchange.end;
+  record_.method = exchange.request.method_size > 0
+                       ? kMethods[static_cast<size_t>(exchange.request.method)]
+                       : "";
+  record_.traced = exchange.keep_traceparent || exchange.new_trace;
+  if (record_.traced) record_.trace_id = exchange.trace_id;
+  record_.client = exchange.client->ip;
   record_.app.Set(
-      exchange->app != nullptr ? absl::string_view(exchange->app->name) : "");
-  record_.instance = exchange->instance;
-  record_.request_id = exchange->request_id;
-  record_.host = exchange->host;
-  record_.path = exchange->path;
-  const TlsStream* const tls = exchange->client->tls;
+      exchange.app != nullptr ? absl::string_view(exchange.app->name) : "");
+  record_.instance = exchange.instance;
+  record_.request_id = exchange.request_id;
+  record_.host = exchange.host;
+  record_.path = exchange.path;
+  const TlsStream* const tls = exchange.client->tls;
   record_.tls = tls == nullptr ? "" : tls->version();
   if (tls != nullptr) record_.server_name.Set(tls->server_name());
-  if (!context_.log->Push(record_)) counters_.log_drops.Add(1);
+  if (context_.log->Push(record_)) {
+    log_skipped_ = log_dropped_ = 0;
+  } else {
+    ++log_dropped_;
+    counters_.log_drops.Add(1);
+  }
 }
 
 void Worker::EndExchange(Exchange* exchange) {

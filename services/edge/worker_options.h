@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "services/edge/access_log.h"
 #include "services/edge/balancer.h"
 #include "services/edge/cidr.h"
 #include "services/edge/http_parser.h"
@@ -53,6 +54,13 @@ struct WorkerOptions {
   int retry_budget_percent = 20;
   int retry_budget_min = 3;
   int retry_after_s = 1;  // Told with 503.
+
+  // Which requests have a line in the access log, of this worker's.
+  LogSampler::Options log;
+  // Requests without a valid traceparent get one; this share of them (0 to 1)
+  // is marked as sampled.
+  bool tracing = false;
+  double trace_sample = 0.01;
 
   Balancer::Options balancer;
   // Peers whose X-Forwarded-* and X-Request-Id are believed.

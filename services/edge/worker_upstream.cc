@@ -56,6 +56,7 @@ void Worker::Attempt(Exchange* exchange, EndpointState* endpoint, bool fresh) {
     upstream = Connect(exchange->app, endpoint, &failure);
   if (upstream == nullptr) {
     if (failure.connect) CountFailure(exchange->app, endpoint);
+    endpoint->counters->by_reason[ReasonIndex(failure.reason)].Add(1);
     GiveEndpointSlot(exchange);
     return FailAttempt(exchange, failure);
   }
@@ -126,6 +127,7 @@ UpstreamConnection* Worker::Connect(AppState* app, EndpointState* endpoint,
   upstream->connecting = result != 0;
   upstream->reused = false;
   ++endpoint->connections;
+  endpoint->counters->connections.Set(endpoint->connections);
   counters_.upstream_connections.Add(1);
   if (!Watch(upstream, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
     CloseUpstream(upstream);
@@ -151,6 +153,12 @@ void Worker::SendRequest(Exchange* exchange) {
   rewrite.authority = exchange->endpoint->authority;
   rewrite.trusted_peer = client->trusted;
   rewrite.forward_upgrade = exchange->upgrade_asked;
+  rewrite.keep_traceparent = exchange->keep_traceparent;
+  rewrite.keep_tracestate = exchange->keep_tracestate;
+  if (exchange->new_trace) {
+    rewrite.new_traceparent = {exchange->new_traceparent.data(),
+                               exchange->new_traceparent.size()};
+  }
   exchange->to_origin.Clear();
   RewriteRequest(exchange->request, client->in.data(), exchange->line, rewrite,
                  &exchange->request_text, &exchange->to_origin);
@@ -323,6 +331,7 @@ Worker::Io Worker::FillPipe(Exchange* exchange) {
     if (moved > 0) {
       pipe.bytes += static_cast<size_t>(moved);
       exchange->response_body.Skip(static_cast<uint64_t>(moved));
+      exchange->response_body_bytes += moved;
       exchange->response_done = exchange->response_body.done();
       return Io::kOk;
     }
@@ -487,6 +496,7 @@ BodyReader::Step Worker::QueueResponsePiece(Exchange* exchange, size_t offset) {
     if (result.consumed > 0) in.Erase(offset, result.consumed);
     return result.step;
   }
+  exchange->response_body_bytes += static_cast<int64_t>(result.body_size);
   QueuePiece(exchange->out_body, in.data() + offset, result.out_size,
              result.last, exchange->response_body,
              &exchange->response_chunk_line, &exchange->to_client);
@@ -527,6 +537,7 @@ void Worker::FailAttempt(Exchange* exchange, const Failure& failure) {
       upstream != nullptr ? upstream->endpoint : nullptr;
   if (endpoint != nullptr && !stale) {
     if (failure.connect) endpoint->counters->connect_failures.Add(1);
+    endpoint->counters->by_reason[ReasonIndex(failure.reason)].Add(1);
     CountFailure(exchange->app, endpoint);
   }
   if (exchange->response_started) {
@@ -617,6 +628,7 @@ void Worker::Retry(Exchange* exchange, EndpointState* endpoint) {
   }
   ++exchange->retries;
   exchange->app->counters->retries.Add(1);
+  counters_.retries.Add(1);
   exchange->to_origin.Clear();
   exchange->response.Reset();
   Attempt(exchange, endpoint, false);
@@ -630,6 +642,12 @@ void Worker::ReleaseUpstream(Exchange* exchange, bool reuse) {
   EndpointState* const endpoint = upstream->endpoint;
   --endpoint->in_flight;
   endpoint->counters->in_flight.Set(endpoint->in_flight);
+  // Of a tunnel, only what it took to open it is a latency.
+  const int64_t end_us =
+      exchange->switched_us >= 0 ? exchange->switched_us : now_us_;
+  endpoint->counters->latency.Add(end_us - exchange->attempt_us);
+  upstream->app->counters->attempts.Add(kExportedBoundsMicros,
+                                        end_us - exchange->attempt_us);
   GiveEndpointSlot(exchange);
   const int max_idle =
       options_.max_idle_per_endpoint == 0
@@ -691,7 +709,9 @@ void Worker::CloseUpstream(UpstreamConnection* upstream) {
   dead_upstreams_.push_back(upstream);
   counters_.upstream_connections.Add(-1);
   accept_again_ms_ = 0;
-  if (--endpoint->connections == 0 && endpoint->removed && !applying_)
+  --endpoint->connections;
+  endpoint->counters->connections.Set(endpoint->connections);
+  if (endpoint->connections == 0 && endpoint->removed && !applying_)
     CollectGarbage(upstream->app);
 }
 
@@ -700,6 +720,7 @@ void Worker::StartTunnel(Exchange* exchange) {
   client->in.Consume(exchange->held);
   exchange->held = 0;
   client->state = ClientState::kTunnel;
+  exchange->switched_us = now_us_;
   exchange->tunnel_expiring = exchange->up_ended = exchange->down_ended = false;
   ++tunnels_;
   TimerWheel::Disarm(&exchange->upstream->timer);

@@ -952,6 +952,65 @@ scenario('T42 trace context passes when valid and is dropped when not', async (t
   check(/traceparent/.test(o.all.slice(before)) && !/tracestate/.test(o.all.slice(before)), 'a long tracestate');
 });
 
+scenario('T42 with tracing on, what brings no valid trace context gets a new one', async (t) => {
+  const o = await originFor(t, answering(OK));
+  const edge = await edgeFor(t, { app: [o.url] }, '--tracing', '--trace_sample=1');
+  const valid = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+  await ask(edge, get('/app/kept', `traceparent: ${valid}\r\n`));
+  equal(o.all.match(/^traceparent: .*\r$/gm), [`traceparent: ${valid}\r`]);
+  equal((await edge.line((l) => l.path === '/app/kept')).trace_id, valid.slice(3, 35));
+  const seen = new Set();
+  for (const fields of ['', 'traceparent: garbage\r\ntracestate: a=1\r\n', `traceparent: ${valid}\r\ntraceparent: ${valid}\r\n`]) {
+    const before = o.all.length;
+    await ask(edge, get(`/app/new${seen.size}`, fields));
+    const heads = o.all.slice(before);
+    const [, id] = /^traceparent: 00-([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-03\r$/m.exec(heads) ?? [];
+    check(id && !/^0+$/.test(id) && heads.match(/^trace/gim).length === 1, heads);
+    equal((await edge.line((l) => l.path === `/app/new${seen.size}`)).trace_id, id, 'trace id of the log');
+    seen.add(id);
+  }
+  equal(seen.size, 3, 'different ids');
+});
+
+scenario('T42 the share of new traces that is sampled can be none', async (t) => {
+  const o = await originFor(t, answering(OK));
+  const edge = await edgeFor(t, { app: [o.url] }, '--tracing', '--trace_sample=0');
+  for (let i = 0; i < 20; ++i) await ask(edge, get());
+  const flags = o.all.match(/^traceparent: .*-(\w\w)\r$/gm).map((line) => line.slice(-3, -1));
+  equal(flags, Array(20).fill('02'));
+});
+
+scenario('T42 several tracestate fields are one list, of 512 bytes at most', async (t) => {
+  const o = await originFor(t, answering(OK));
+  const edge = await edgeFor(t, { app: [o.url] });
+  const valid = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+  const state = (size) => `tracestate: a=${'1'.repeat(size - 2)}\r\n`;
+  await ask(edge, get('/app/1', `traceparent: ${valid}\r\n${state(256)}${state(255)}`));
+  equal(o.all.match(/^tracestate/gm)?.length, 2, '512 bytes');
+  const before = o.all.length;
+  await ask(edge, get('/app/2', `traceparent: ${valid}\r\n${state(256)}${state(256)}`));
+  equal(o.all.slice(before).match(/^trace\w+/gm), ['traceparent'], '513 bytes');
+});
+
+scenario('T42 X-Request-Id is kept from trusted peers if it is plain, else new', async (t) => {
+  const o = await originFor(t, answering(OK));
+  const trusting = await edgeFor(t, { app: [o.url] }, '--trusted_proxies=127.0.0.0/8');
+  const plain = await edgeFor(t, { app: [o.url] });
+  const idOf = async (edge, fields) => {
+    const before = o.all.length;
+    const answer = await ask(edge, get('/app/x', fields));
+    const ids = o.all.slice(before).match(/^x-request-id: .*\r$/gim);
+    equal(ids.length, 1, 'ids');
+    equal(/^x-request-id: (.*)\r$/im.exec(answer)[1], ids[0].slice(14, -1), 'id told to the client');
+    return ids[0].slice(14, -1);
+  };
+  equal(await idOf(trusting, 'X-Request-Id: keep-me\r\n'), 'keep-me');
+  for (const bad of ['a"b', 'a b', 'x'.repeat(65), '\xff']) {
+    check(/^[0-9a-f]{32}$/.test(await idOf(trusting, `X-Request-Id: ${bad}\r\n`)), bad);
+  }
+  check(/^[0-9a-f]{32}$/.test(await idOf(plain, 'X-Request-Id: not-me\r\n')), 'of a stranger');
+});
+
 scenario('Max-Forwards counts down for OPTIONS and ends at the edge', async (t) => {
   const o = await originFor(t, answering(OK));
   const edge = await edgeFor(t, { app: [o.url] });
@@ -1005,6 +1064,113 @@ scenario('T43 each request has one line that says how it ended', async (t) => {
   await edge.line((l) => l.status === 400 && l.end === 'edge.bad_request');
   await edge.line((l) => l.path === '/app/a"b');
   equal(edge.lines().length, 4, 'lines');
+});
+
+scenario('T43 200, 499, 502, 503, 408, 101 and 400 have one line each', async (t) => {
+  const o = await originFor(t, origin((c, text) => {
+    if (/^GET \/ok/.test(text)) c.socket.write(OK);
+    if (/^GET \/bad/.test(text)) c.socket.write('nonsense\r\n\r\n');
+    if (/^GET \/ws/.test(text)) c.socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n');
+  }));
+  const edge = await edgeFor(t, { app: [o.url], none: [] }, '--body_idle_timeout_ms=100', '--half_close_timeout_ms=50');
+  await ask(edge, get('/app/ok'));
+  await ask(edge, get('/app/bad'));
+  await ask(edge, get('/none/503'));
+  await ask(edge, post('Content-Length: 10\r\n', 'x', '/app/408'));
+  await ask(edge, 'GET /app/400 HTTP/1.1\r\nHost: a b\r\n\r\n');
+  const tunnel = await client(edge);
+  tunnel.write(get('/app/ws', 'Connection: Upgrade\r\nUpgrade: echo\r\n'));
+  await tunnel.until(/101/);
+  tunnel.socket.destroy();
+  const gone = await client(edge);
+  gone.write(get('/app/hang'));
+  await until(() => o.all.includes('GET /hang'), 'the request');
+  gone.socket.destroy();
+  await until(() => edge.lines().length === 7, 'all lines');
+  const ends = Object.fromEntries(edge.lines().map((l) => [l.status, l]));
+  equal(Object.keys(ends), ['101', '200', '400', '408', '499', '502', '503'], 'statuses');
+  equal(ends[200].end, 'origin.complete');
+  equal(ends[400].end, 'edge.bad_request');
+  equal(ends[408].end, 'client.body_timeout');
+  equal(ends[502].end, 'origin.bad_response');
+  equal(ends[503].end, 'edge.no_endpoint');
+  check(ends[499].end.startsWith('client.'), ends[499].end);
+  check(ends[101].end.startsWith('tunnel.'), ends[101].end);
+  for (const line of edge.lines()) {
+    check(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/.test(line.ts), line.ts);
+    check(Math.abs(Date.now() - Date.parse(line.ts)) < 60000, line.ts);
+    check(/^[0-9a-f]{32}$/.test(line.request_id), line.request_id);
+    equal([typeof line.bytes_in, typeof line.bytes_out, typeof line.duration_us, typeof line.attempts], Array(4).fill('number'));
+    equal(line.instance, ['101', '200', '408', '499', '502'].includes(`${line.status}`) ? 'static-app-0' : '', 'instance');
+  }
+});
+
+scenario("T43 the edge's own pages have no line and are in no count of requests", async (t) => {
+  const edge = await edgeFor(t, { app: [] });
+  for (const page of ['health', 'ready', 'metrics', 'nothing']) await ask(edge, get(`/_mesh/${page}`));
+  await ask(edge, get('/app/last'));
+  await edge.line((l) => l.path === '/app/last');
+  equal(edge.lines().length, 1, 'lines');
+  check((await edge.metric('mycelium_edge_page_requests_total')) >= 4, 'pages');
+  const page = await ask(edge, get('/_mesh/metrics'));
+  const requests = page.split('\n').filter((l) => /^mycelium_edge_requests_total.* [1-9]/.test(l));
+  equal(requests, ['mycelium_edge_requests_total{mycelium_app="app",http_request_method="GET",http_response_status_class="5xx"} 1']);
+});
+
+scenario('T43 above its rate the log keeps failures, and says what it left out', async (t) => {
+  const o = await originFor(t, answering(OK));
+  const edge = await edgeFor(t, { app: [o.url], none: [] }, '--access_log_max_per_second=5');
+  const c = await client(edge);
+  // Within one second of the edge's clock, or across its border: 5 or 10 lines.
+  c.write(get('/app/fine').repeat(200) + get('/none/failed').repeat(3));
+  await until(() => c.statuses().length === 203, 'all responses');
+  await until(() => edge.lines().filter((l) => l.path === '/none/failed').length === 3, 'the failures');
+  const fine = edge.lines().filter((l) => l.path === '/app/fine').length;
+  check(fine >= 5 && fine <= 10, `${fine} lines`);
+  const left_out = edge.lines().reduce((sum, l) => sum + (l.skipped_lines ?? 0), 0);
+  equal(left_out + fine, 200, 'lines and what they say was left out');
+  equal(await edge.metric('mycelium_edge_log_skips_total'), 200 - fine, 'counted');
+});
+
+scenario('T43 a share of the requests can be logged, and all failures', async (t) => {
+  const o = await originFor(t, answering(OK));
+  const edge = await edgeFor(t, { app: [o.url], none: [] }, '--access_log_sample=0');
+  const c = await client(edge);
+  c.write(get('/app/fine').repeat(50) + get('/none/failed').repeat(3));
+  await until(() => c.statuses().length === 53, 'all responses');
+  await until(() => edge.lines().length === 3, 'the failures');
+  equal(edge.lines()[0].skipped_lines, 50, 'left out');
+});
+
+scenario('SIGUSR1 opens the access log anew, and no line is lost', async (t) => {
+  const o = await originFor(t, answering(OK));
+  const edge = await edgeFor(t, { app: [o.url] });
+  const log = `${edge.directory}/access.log`;
+  const linesOf = (path) => fs.readFileSync(path, 'utf8').split('\n').filter(Boolean).length;
+  const c = await client(edge);
+  let sent = 0;
+  for (let i = 1; i <= 3; ++i) {
+    c.write(get().repeat(100));
+    sent += 100;
+    await until(() => c.statuses().length === sent, 'responses');
+    fs.renameSync(log, `${log}.${i}`);
+    edge.child.kill('SIGUSR1');
+    await until(() => fs.existsSync(log), 'the new file');
+  }
+  await ask(edge, get('/app/last'));
+  await edge.line((l) => l.path === '/app/last');
+  const all = [`${log}.1`, `${log}.2`, `${log}.3`, log].reduce((sum, path) => sum + linesOf(path), 0);
+  equal(all, 301, 'lines');
+  equal(edge.exit, null, 'exit');
+});
+
+scenario('T44 a full disk holds up no request, and what it took is counted', async (t) => {
+  const o = await originFor(t, answering(OK));
+  const edge = await edgeFor(t, { app: [o.url] }, '--access_log=/dev/full');
+  const c = await client(edge);
+  c.write(get().repeat(300));
+  await until(() => c.statuses().length === 300, 'all responses');
+  await until(async () => (await edge.metric('mycelium_edge_log_write_errors_total')) === 300, 'the count');
 });
 
 scenario('T44 a log that nobody reads holds up no request', async (t) => {

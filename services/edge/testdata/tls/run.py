@@ -357,7 +357,8 @@ class StreamTest(TlsTest):
         edge = self.start()
         client = Client(edge.tls_port)
         client.write(b"POST /app/sha HTTP/1.1\r\nHost: e\r\nContent-Length: 10\r\n\r\nhalf")
-        until(lambda: edge.metric("mycelium_edge_upstream_connections") >= 1, "the request to be sent on")
+        active = 'mycelium_edge_upstream_connections{mycelium_app="app",state="active"}'
+        until(lambda: edge.metric(active) >= 1, "the request to be sent on")
         client.socket.shutdown(socket.SHUT_WR)
         line = until(lambda: [x for x in edge.lines() if x["path"] == "/app/sha"], "its line")[0]
         self.assertEqual((line["status"], line["end"]), (499, "client.disconnected"))
