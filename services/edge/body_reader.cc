@@ -19,10 +19,11 @@ char* WriteChunkLine(uint64_t size, char* out, char* limit) {
 
 }  // namespace
 
-void BodyReader::Reset(BodyKind kind, uint64_t content_length,
-                       bool keep_chunks) {
+void BodyReader::Reset(BodyKind kind, uint64_t content_length, bool keep_chunks,
+                       bool keep_trailers) {
   kind_ = kind;
   keep_chunks_ = keep_chunks;
+  keep_trailers_ = keep_trailers;
   left_ = content_length;
   done_ = kind == BodyKind::kNone ||
           (kind == BodyKind::kLength && content_length == 0);
@@ -119,7 +120,8 @@ void QueuePiece(BodyKind out_kind, const char* data, size_t size, bool last,
   if (reader.kind() == BodyKind::kChunked) {
     out->Add(data, size);
     if (!last) return;
-    RewriteTrailers(reader.trailers(), reader.trailer_bytes(), out);
+    if (reader.keep_trailers())
+      RewriteTrailers(reader.trailers(), reader.trailer_bytes(), out);
     out->Add("\r\n");
     return;
   }

@@ -34,8 +34,9 @@ class BodyReader {
     bool last = false;  // The body ends with this piece.
   };
 
-  // `keep_chunks` is about kChunked only.
-  void Reset(BodyKind kind, uint64_t content_length, bool keep_chunks = true);
+  // `keep_chunks` and `keep_trailers` are about kChunked only.
+  void Reset(BodyKind kind, uint64_t content_length, bool keep_chunks = true,
+             bool keep_trailers = true);
 
   // Reads what is in [data, data + size), which begins with what the call
   // before did not consume, and may move it. Must not be called once done().
@@ -56,12 +57,17 @@ class BodyReader {
   // count from `trailer_bytes`, which is part of the input of that Read.
   const FieldSection& trailers() const { return trailers_; }
   const char* trailer_bytes() const { return trailer_bytes_; }
+  // Whether they may be sent on. Where the head's Connection names fields, any
+  // trailer may be one that ends here (RFC 9110, 7.6.1), and the head may be
+  // gone by now; to leave trailers out is always allowed.
+  bool keep_trailers() const { return keep_trailers_; }
 
  private:
   void ReadChunks(char* data, size_t size, Result* result);
 
   BodyKind kind_ = BodyKind::kNone;
   bool keep_chunks_ = true;
+  bool keep_trailers_ = true;
   bool done_ = true;
   bool in_trailers_ = false;
   HttpError error_ = HttpError::kNone;

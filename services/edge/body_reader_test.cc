@@ -102,9 +102,23 @@ TEST(BodyReaderTest, ForwardsTrailersButNotThoseThatMatterToTheHead) {
   const Outcome outcome =
       Whole(BodyKind::kChunked,
             "1\r\nx\r\n0\r\nX-T: 1\r\nHost: evil\r\nContent-Length: 3\r\n"
-            "x_forwarded_for: 1\r\nX-U: 2\r\n\r\n");
+            "x_forwarded_for: 1\r\nWWW-Authenticate: x\r\nX-U: 2\r\n\r\n");
 
   EXPECT_EQ(outcome.out, "1\r\nx\r\n0\r\nX-T: 1\r\nX-U: 2\r\n\r\n");
+}
+
+TEST(BodyReaderTest, LeavesTrailersOutWhereTheyMayBeForThisHopOnly) {
+  std::string input = "1\r\nx\r\n0\r\nX-T: 1\r\n\r\n";
+  BodyReader reader;
+  reader.Reset(BodyKind::kChunked, 0, true, false);
+  const BodyReader::Result result = reader.Read(input.data(), input.size());
+  ASSERT_TRUE(result.last);
+  ChunkLine line;
+  IovecQueue queue;
+  QueuePiece(BodyKind::kChunked, input.data(), result.out_size, true, reader,
+             &line, &queue);
+
+  EXPECT_EQ(Collect(queue), "1\r\nx\r\n0\r\n\r\n");
 }
 
 TEST(BodyReaderTest, GivesTheSameBytesHoweverTheyArrive) {

@@ -252,6 +252,7 @@ struct Exchange {
   BodyKind out_body = BodyKind::kNone;
   size_t response_consume = 0;  // Of the origin's bytes, once to_client is out.
   int interim_responses = 0;
+  bool interim_close = false;     // One of them ends the origin's connection.
   bool first_byte = false;        // Of any response.
   bool response_started = false;  // The final head is queued.
   bool response_done = false;     // All of it is queued.

@@ -23,6 +23,13 @@ bool IsConnectionOption(const FieldSection& section, const char* bytes,
   return found;
 }
 
+// Whether a Connection field of the same head names `field`.
+template <typename Head>
+bool IsHopByHop(const Head& head, const Field& field, const char* bytes) {
+  return head.has_connection_options &&
+         IsConnectionOption(head.section, bytes, field.Name(bytes));
+}
+
 bool IsLowerHex(absl::string_view text) {
   for (const char c : text) {
     if ((c < '0' || c > '9') && (c < 'a' || c > 'f')) return false;
@@ -76,11 +83,8 @@ Disposition OfRequestField(const Field& field, const RequestHead& head,
     default:
       break;
   }
-  if (head.has_connection_options &&
-      IsConnectionOption(head.section, bytes, field.Name(bytes))) {
-    return Disposition::kCut;
-  }
-  return Disposition::kKeep;
+  return IsHopByHop(head, field, bytes) ? Disposition::kCut
+                                        : Disposition::kKeep;
 }
 
 const Field* FindForwarded(const RequestHead& head, const char* bytes,
@@ -302,18 +306,24 @@ void RewriteResponse(const ResponseHead& head, char* bytes,
       case FieldId::kRequestId:
       case FieldId::kAlias:
         continue;
+      case FieldId::kForwarded:
+        // What the edge says of itself is not an origin's to say.
+        if (EqualsIgnoreCase(field.Name(bytes).substr(0, 11), "x-mycelium-"))
+          continue;
+        if (IsHopByHop(head, field, bytes)) continue;
+        break;
       case FieldId::kContentLength:
         if (with.keep_content_length) break;
         continue;
+      case FieldId::kDate:
+        // Cut because Connection names it, it would be missing.
+        break;
       case FieldId::kUpgrade:
         // 426 has to say what to upgrade to (RFC 9110, 15.5.22).
         if (with.upgraded || head.status == 426) break;
         continue;
       default:
-        if (head.has_connection_options &&
-            IsConnectionOption(section, bytes, field.Name(bytes))) {
-          continue;
-        }
+        if (IsHopByHop(head, field, bytes)) continue;
         break;
     }
     out->Add(bytes + field.line, static_cast<size_t>(field.end - field.line));
@@ -352,6 +362,9 @@ void RewriteTrailers(const FieldSection& section, const char* bytes,
     // Fields that must be known before the body (RFC 9110, 6.5.1).
     const absl::string_view name = field.Name(bytes);
     if (EqualsIgnoreCase(name, "authorization") ||
+        EqualsIgnoreCase(name, "proxy-authorization") ||
+        EqualsIgnoreCase(name, "www-authenticate") ||
+        EqualsIgnoreCase(name, "proxy-authenticate") ||
         EqualsIgnoreCase(name, "cookie") ||
         EqualsIgnoreCase(name, "set-cookie") ||
         EqualsIgnoreCase(name, "content-encoding") ||

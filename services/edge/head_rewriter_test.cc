@@ -185,6 +185,24 @@ TEST(RewriteResponseTest, KeepsTheDateOfTheOrigin) {
   EXPECT_THAT(out, Not(HasSubstr("1994")));
 }
 
+TEST(RewriteResponseTest, KeepsADateThatConnectionNames) {
+  EXPECT_THAT(Return("HTTP/1.1 200 OK\r\nConnection: date\r\nDate: then\r\n"
+                     "Content-Length: 0\r\n\r\n",
+                     {}),
+              HasSubstr("Date: then\r\n"));
+}
+
+TEST(RewriteResponseTest, DropsWhatOnlyTheEdgeMaySayOfItself) {
+  const std::string out = Return(
+      "HTTP/1.1 200 OK\r\nx-mycelium-reason: spoofed\r\n"
+      "X_Mycelium_Reason: spoofed\r\nX-Forwarded-Host: kept\r\n"
+      "Content-Length: 0\r\n\r\n",
+      {});
+
+  EXPECT_THAT(out, Not(HasSubstr("spoofed")));
+  EXPECT_THAT(out, HasSubstr("X-Forwarded-Host: kept\r\n"));
+}
+
 TEST(RewriteResponseTest, SaysHowTheBodyAndTheConnectionEnd) {
   ResponseRewrite with;
   with.body = BodyKind::kChunked;

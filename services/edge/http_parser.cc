@@ -202,7 +202,7 @@ struct ConnectionOptions {
         keep_alive = true;
       } else if (EqualsIgnoreCase(option, "upgrade")) {
         upgrade = true;
-      } else {
+      } else if (!EqualsIgnoreCase(option, "te")) {  // Cut in any case.
         other = true;
       }
     });

@@ -176,7 +176,7 @@ class RequestHead {
   bool close = false;            // The client wants or has to close.
   bool expect_continue = false;  // From a 1.1 client that sends a body.
   bool upgrade = false;          // Connection: upgrade and an Upgrade field.
-  // Some Connection field names something but close, keep-alive and upgrade.
+  // Some Connection field names something but close, keep-alive, upgrade, TE.
   bool has_connection_options = false;
   uint16_t start = 0;  // An empty line before the request line is skipped.
   uint16_t method_size = 0;

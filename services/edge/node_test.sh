@@ -1,4 +1,7 @@
 #!/bin/sh
-# Runs a script with Node against the edge: node_test.sh SCRIPT EDGE, both by
-# their paths in the runfiles.
-exec node "$PWD/$1" --edge "$PWD/$2"
+# Runs a script with Node against a binary: node_test.sh SCRIPT BINARY ARGUMENT...,
+# both by their paths in the runfiles.
+script=$PWD/$1
+binary=$PWD/$2
+shift 2
+exec node "$script" --edge "$binary" "$@"

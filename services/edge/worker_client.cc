@@ -305,6 +305,7 @@ Exchange* Worker::BeginExchange(ClientConnection* client) {
   exchange->out_body = BodyKind::kNone;
   exchange->response_consume = 0;
   exchange->interim_responses = 0;
+  exchange->interim_close = false;
   exchange->first_byte = exchange->response_started = exchange->response_done =
       exchange->switching = false;
   exchange->close_client = exchange->cut_short = false;
@@ -431,7 +432,8 @@ void Worker::StartRequest(Exchange* exchange) {
   exchange->held = request.size;
   exchange->bytes_in = request.size;
   exchange->close_client = request.close || phase_ != Phase::kServing;
-  exchange->request_body.Reset(request.body, request.content_length);
+  exchange->request_body.Reset(request.body, request.content_length, true,
+                               !request.has_connection_options);
   exchange->continue_owed = request.expect_continue;
   if (client->peer_closed) {
     exchange->half_closed = true;
@@ -949,8 +951,9 @@ void Worker::FinishExchange(Exchange* exchange) {
       exchange->understood && exchange->request_body.done() &&
       (exchange->upstream == nullptr || exchange->request_sent);
   if (exchange->upstream != nullptr) {
-    ReleaseUpstream(exchange,
-                    exchange->request_sent && !exchange->response.close);
+    ReleaseUpstream(exchange, exchange->request_sent &&
+                                  !exchange->response.close &&
+                                  !exchange->interim_close);
   }
   RecordExchange(exchange);
   const bool close = exchange->close_client || !in_sync;

@@ -64,7 +64,7 @@ void Worker::Attempt(Exchange* exchange, EndpointState* endpoint, bool fresh) {
   upstream->exchange = exchange;
   exchange->upstream = upstream;
   exchange->request_wrote = exchange->request_sent = exchange->first_byte =
-      exchange->upload_failed = false;
+      exchange->upload_failed = exchange->interim_close = false;
   ++endpoint->in_flight;
   endpoint->peak = std::max(endpoint->peak, endpoint->in_flight);
   endpoint->counters->in_flight.Set(endpoint->in_flight);
@@ -435,6 +435,7 @@ bool Worker::TakeResponseHead(Exchange* exchange) {
       upstream->in.Consume(head.size);
     }
     if (head.status == 100) exchange->continue_owed = false;
+    exchange->interim_close |= head.close;
     head.Reset();
     return true;
   }
@@ -450,7 +451,8 @@ bool Worker::TakeResponseHead(Exchange* exchange) {
   }
   if (RetryServerError(exchange)) return false;
   const bool old_client = exchange->request.minor_version == 0;
-  exchange->response_body.Reset(head.body, head.content_length, !old_client);
+  exchange->response_body.Reset(head.body, head.content_length, !old_client,
+                                !head.has_connection_options);
   exchange->out_body = head.body;
   if (head.body == BodyKind::kChunked && old_client)
     exchange->out_body = BodyKind::kUntilClose;
@@ -600,7 +602,7 @@ bool Worker::RetryServerError(Exchange* exchange) {
                      (head.body == BodyKind::kLength &&
                       in.size() - head.size == head.content_length);
   in.Consume(whole ? in.size() : 0);
-  ReleaseUpstream(exchange, whole && !head.close);
+  ReleaseUpstream(exchange, whole && !head.close && !exchange->interim_close);
   exchange->endpoint_slot = slot;
   Retry(exchange, choice);
   return true;

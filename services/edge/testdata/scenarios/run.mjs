@@ -1,5 +1,6 @@
 // Plays every scenario against an edge:
 //   node run.mjs --edge BINARY [--only PATTERN]
+import { duties } from './duties.mjs';
 import { limits } from './limits.mjs';
 import { scenarios } from './scenarios.mjs';
 
@@ -9,7 +10,7 @@ const binary = option('--edge');
 const only = option('--only');
 let failed = 0;
 let passed = 0;
-for (const [name, play] of [...scenarios, ...limits]) {
+for (const [name, play] of [...scenarios, ...duties, ...limits]) {
   if (only && !name.includes(only)) continue;
   const cleanups = [];
   const start = Date.now();
