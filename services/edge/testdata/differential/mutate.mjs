@@ -71,7 +71,7 @@ const recorder = await origin((c, text) => {
 // Everything fails fast: clients close their sending side at once, and
 // responses that never end are cut.
 const edge = await startEdge(option('--edge'), { app: [recorder.url] }, [
-  '--half_close_timeout_ms=300', '--response_header_timeout_ms=400', '--body_idle_timeout_ms=400', '--stream_idle_timeout_ms=400',
+  '--half_close_timeout_ms=300', '--response_header_timeout_ms=5000', '--body_idle_timeout_ms=5000', '--stream_idle_timeout_ms=400',
   '--expect_timeout_ms=50', '--linger_timeout_ms=200', '--eject_after_failures=1000000',
 ]);
 
@@ -136,6 +136,44 @@ await forEach(responses.map((_, i) => i), async (i) => {
   const finals = checkResponses(`${sent} answered ${responses[i]}`, got);
   if (finals > 1) fail(`${finals} responses to one request: ${JSON.stringify(got)}, the origin sent ${JSON.stringify(responses[i])}`);
 });
+
+// T46: a thousand requests on one connection, cut anywhere.
+const want = [];
+let pipeline = '';
+for (let i = 0; i < 1000; ++i) {
+  const body = random.pick(['', 'hello', `GET /app/EVIL HTTP/1.1\r\nHost: e\r\n\r\n`, '0\r\n\r\n', 'x'.repeat(random.below(300))]);
+  want.push(body);
+  const size = 1 + random.below(20);
+  const chunks = body.match(new RegExp(`[^]{1,${size}}`, 'g')) ?? [];
+  const coded = `${chunks.map((c) => `${c.length.toString(16)};n="${i}"\r\n${c}\r\n`).join('')}0\r\nX-T: ${i}\r\n\r\n`;
+  pipeline += random.pick([
+    `POST /app/?i=${i} HTTP/1.1\r\nHost: e\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+    `PUT /app/?i=${i} HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n${coded}`,
+    `GET http://e.test/app/?i=${i} HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n${coded}`,
+  ]);
+}
+const bodies = [];
+answers = (message) => {
+  const i = Number(/i=(\d+)/.exec(message.target)?.[1]);
+  if (i !== bodies.length) fail(`request ${message.target} came as number ${bodies.length}`);
+  bodies.push(message.body);
+  return { text: `HTTP/1.1 200 OK\r\nX-I: ${i}\r\nContent-Length: 2\r\n\r\nok` };
+};
+{
+  const c = await client(edge);
+  for (let at = 0; at < pipeline.length;) {
+    const size = 1 + random.below(random.pick([2, 30, 1000]));
+    c.write(pipeline.slice(at, at + size));
+    at += size;
+    if (random.chance(80)) await new Promise((resolve) => setImmediate(resolve));
+  }
+  await until(() => c.statuses().length >= want.length || c.closed, 'the answers to a long pipeline', 30000).catch((error) => fail(error.message));
+  checkResponses('the pipeline', c.got);
+  const order = [...c.got.matchAll(/^X-I: (\d+)\r$/gm)].map((m) => Number(m[1]));
+  if (order.length !== want.length || order.some((n, i) => n !== i)) fail(`${order.length} responses to the pipeline, or out of order`);
+  if (JSON.stringify(bodies) !== JSON.stringify(want)) fail('the bodies of the pipeline are not those that were sent');
+  c.socket.destroy();
+}
 
 // Each that was forwarded is one that the log has, with as many attempts.
 if (new Set(forwarded).size !== forwarded.length) {
