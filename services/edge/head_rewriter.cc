@@ -30,6 +30,13 @@ bool IsHopByHop(const Head& head, const Field& field, const char* bytes) {
          IsConnectionOption(head.section, bytes, field.Name(bytes));
 }
 
+// Whether the digits of `field` can be written in no other way.
+bool IsCanonicalNumber(const Field& field, const char* bytes) {
+  return field.value + field.value_size + 2 == field.end &&
+         (field.value_size == 1 || bytes[field.value] != '0') &&
+         bytes[field.value - 1] != '\t';
+}
+
 bool IsLowerHex(absl::string_view text) {
   for (const char c : text) {
     if ((c < '0' || c > '9') && (c < 'a' || c > 'f')) return false;
@@ -313,7 +320,14 @@ void RewriteResponse(const ResponseHead& head, char* bytes,
         if (IsHopByHop(head, field, bytes)) continue;
         break;
       case FieldId::kContentLength:
-        if (with.keep_content_length) break;
+        if (!with.keep_content_length) continue;
+        if (IsCanonicalNumber(field, bytes)) break;
+        // Leading zeros or white space behind it are valid, and still a reason
+        // for others to read it in another way.
+        text->Append("Content-Length: ");
+        text->AppendNumber(head.content_length);
+        text->Append("\r\n");
+        Emit(*text, &from, out);
         continue;
       case FieldId::kDate:
         // Cut because Connection names it, it would be missing.

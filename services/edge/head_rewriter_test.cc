@@ -192,6 +192,20 @@ TEST(RewriteResponseTest, KeepsADateThatConnectionNames) {
               HasSubstr("Date: then\r\n"));
 }
 
+TEST(RewriteResponseTest, WritesALengthInOneWayOnly) {
+  for (const absl::string_view length :
+       {"Content-Length: 2\t", "content-length:\t2", "Content-Length: 002",
+        "Content-Length:2  "}) {
+    EXPECT_THAT(
+        Return(absl::StrCat("HTTP/1.1 200 OK\r\n", length, "\r\nA: b\r\n\r\n"),
+               {}),
+        StartsWith("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nA: b\r\n"))
+        << length;
+  }
+  EXPECT_THAT(Return("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", {}),
+              StartsWith("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n"));
+}
+
 TEST(RewriteResponseTest, DropsWhatOnlyTheEdgeMaySayOfItself) {
   const std::string out = Return(
       "HTTP/1.1 200 OK\r\nx-mycelium-reason: spoofed\r\n"

@@ -12,7 +12,8 @@ import { mutate, Random } from './generate.mjs';
 import { knownMethods, StrictStream } from './strict_parser.mjs';
 
 const args = process.argv.slice(2);
-const option = (name, fallback) => (args.includes(name) ? args[args.indexOf(name) + 1] : fallback);
+// The last one counts, so that a test's own can be overridden.
+const option = (name, fallback) => args.reduce((value, arg, i) => (arg === name ? args[i + 1] : arg.startsWith(`${name}=`) ? arg.slice(name.length + 1) : value), fallback);
 const seed = Number(option('--seed', Math.floor(Math.random() * 2 ** 32)));
 const rounds = Number(option('--rounds', 20));
 const PARALLEL = 24;

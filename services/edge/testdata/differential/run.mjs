@@ -9,7 +9,8 @@ import { Random, stream } from './generate.mjs';
 import { knownMethods, strictParse } from './strict_parser.mjs';
 
 const args = process.argv.slice(2);
-const option = (name, fallback) => (args.includes(name) ? args[args.indexOf(name) + 1] : fallback);
+// The last one counts, so that a test's own can be overridden.
+const option = (name, fallback) => args.reduce((value, arg, i) => (arg === name ? args[i + 1] : arg.startsWith(`${name}=`) ? arg.slice(name.length + 1) : value), fallback);
 const tool = option('--edge');
 const seed = Number(option('--seed', Math.floor(Math.random() * 2 ** 32)));
 const count = Number(option('--count', 30000));
@@ -21,7 +22,6 @@ const hasFraming = (message) => message?.trailers.some((name, i) => i % 2 === 0 
 const EXCUSED = [
   ['an extension method, which llhttp does not know', (text, error) => /INVALID_METHOD/.test(error)],
   ['a minor version from 2 to 9, which is forwarded as 1', (text, error) => /INVALID_VERSION/.test(error) && /HTTP\/1\.[2-9][ \r]/.test(text)],
-  ['a tab behind a coding', (text, error) => /INVALID_TRANSFER_ENCODING/.test(error) && /^transfer-encoding:[ \t]*chunked[ \t]*\t[ \t]*\r$/im.test(text)],
   ['framing in a trailer, which is dropped', (text, error, last, next) => (/INVALID_(TRANSFER_ENCODING|CONTENT_LENGTH)/.test(error) && hasFraming(next)) ||
     (/CLOSED_CONNECTION/.test(error) && hasFraming(last))],
   ['white space around chunk extensions, which are never forwarded', (text, error) => /INVALID_CHUNK_SIZE|STRICT/.test(error) && /[0-9a-f][ \t]*;|;[ \t]|[ \t]=|=[ \t]|[ \t];/i.test(text)],
@@ -31,7 +31,7 @@ const EXCUSED = [
 // llhttp begins anew behind the message.
 const ENDS = [
   ['Proxy-Connection, which means nothing', (text) => /proxy-connection:/i.test(text)],
-  ['an interim response of HTTP/1.0, which is not the last', (text, kind) => kind !== 'Q' && /HTTP\/1\.0 1/.test(text)],
+  ['an interim response that says close, and is not the last', (text, kind) => kind !== 'Q' && /HTTP\/1\.[01] 1/.test(text)],
   ['a response to HEAD, which ends with its head', (text, kind) => kind === 'H'],
 ];
 const MEANING = {
@@ -110,9 +110,15 @@ function compare(kind, text, ours, theirs) {
   // Of a body that was found wrong later, the beginning may be gone already.
   checkForwarded(kind, ours.unfinished, false, text);
 
+  // White space that belongs to no value (RFC 9110, 5.5), but does for llhttp,
+  // which takes such a coding for another. Neither is sent on with it.
+  if (/^(transfer-encoding|content-length):[^\r\n]*\t[ \t]*\r$/im.test(text)) return add(tally.excused, 'a tab behind a coding or a length');
+
   const both = Math.min(ours.messages.length, theirs.messages.length);
   for (let i = 0; i < both; ++i) {
     const [a, b] = [ours.messages[i], theirs.messages[i]];
+    // The edge refuses it and closes.
+    if (a.method === 'CONNECT' && b.method === 'CONNECT') return;
     const differ = a.end !== b.end ? 'end' : a.body !== b.body ? 'body'
       : a.method !== b.method || a.target !== b.target || a.status !== b.status ||
         JSON.stringify([a.fields, a.trailers]) !== JSON.stringify([b.fields, b.trailers]) ? 'field' : undefined;
