@@ -1,7 +1,6 @@
 #include "services/edge/handover.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <spawn.h>
 #include <sys/auxv.h>
 #include <sys/socket.h>
@@ -11,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -175,6 +175,7 @@ Program Program::OfThisProcess(int argc, char** argv) {
   // Unlike /proc/self/exe it neither follows links nor says "(deleted)" once
   // the file has been replaced.
   const auto* const executed =
+      // NOLINTNEXTLINE(performance-no-int-to-ptr): it is how auxv says it.
       reinterpret_cast<const char*>(getauxval(AT_EXECFN));
   program.path = executed != nullptr ? executed : argv[0];
   if (!absl::StartsWith(program.path, "/")) {
@@ -268,10 +269,12 @@ std::string Successor::Reap() {
 }
 
 absl::StatusOr<std::unique_ptr<Predecessor>> Predecessor::FromEnvironment() {
+  // Called before other threads run.
+  // NOLINTNEXTLINE(concurrency-mt-unsafe)
   const char* const value = std::getenv(kVariable);
   if (value == nullptr) return nullptr;
   const std::string text = value;
-  unsetenv(kVariable);
+  unsetenv(kVariable);  // NOLINT(concurrency-mt-unsafe)
   int fd = -1;
   int type = 0;
   socklen_t size = sizeof(type);

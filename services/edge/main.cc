@@ -453,7 +453,7 @@ absl::Status Run(Program program) {
     link->Start(edge_id, server->address(), edge.get(),
                 std::move(heritage.name_free));
   }
-  const absl::Status begun = lifetime->Begin(predecessor.get());
+  absl::Status begun = lifetime->Begin(predecessor.get());
   if (begun.ok()) lifetime->Serve();
   // Only now: as long as requests were under way, the fabric waited for us.
   if (link != nullptr) link->Stop();

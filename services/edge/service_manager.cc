@@ -25,9 +25,10 @@ constexpr int kFirstFd = 3;
 constexpr int kMaxFds = 4096;
 
 std::string TakeVariable(const char* name) {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe)
   const char* const value = std::getenv(name);
   std::string result = value == nullptr ? "" : value;
-  unsetenv(name);
+  unsetenv(name);  // NOLINT(concurrency-mt-unsafe)
   return result;
 }
 
@@ -56,6 +57,8 @@ absl::StatusOr<std::map<std::string, ListenSockets>> TakeActivatedSockets() {
 }
 
 void NotifyServiceManager(absl::string_view lines) {
+  // The environment is not changed once threads run.
+  // NOLINTNEXTLINE(concurrency-mt-unsafe)
   const char* const path = std::getenv("NOTIFY_SOCKET");
   if (path == nullptr) return;
   sockaddr_un address{};
