@@ -93,8 +93,12 @@ class TlsStream {
   static const BIO_METHOD* Method();
   static int BioRead(BIO* bio, char* data, int size);
   static int BioWrite(BIO* bio, const char* data, int size);
+  // NOLINTNEXTLINE(google-runtime-int): the type is OpenSSL's.
   static long BioControl(BIO* bio, int command, long number, void* pointer);
 
+  // Called by OpenSSL for each message of TLS.
+  static void OnMessage(int sent, int version, int type, const void* data,
+                        size_t size, SSL* ssl, void* self);
   int ReadSocket(char* data, int size, bool* retry);
   void Begin(bool peer_closed);
   // After an operation of OpenSSL that did not succeed.
@@ -111,6 +115,7 @@ class TlsStream {
   size_t sealed_ = 0;
   int fd_ = -1;
   int reads_left_ = 0;
+  int key_updates_ = 0;  // By the peer, since it last sent data.
   TlsFailure failure_ = TlsFailure::kOther;
   bool done_ = false;
   bool failed_ = false;
