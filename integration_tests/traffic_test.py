@@ -2,7 +2,7 @@
 
 import threading
 
-from harness import http_load, mesh, meshctl, processes
+from harness import mesh, meshctl, processes
 
 _QUICK = dict(strategy=dict(min_ready=dict(seconds=0), drain_timeout=dict(seconds=1)))
 
@@ -77,20 +77,23 @@ class TrafficTest(mesh.MeshTestCase):
     def test_requests_in_flight_are_limited(self):
         self.mesh.deploy(min=1, **_QUICK)
         self.apply("--max-in-flight", "1")
-        slow = threading.Thread(
-            target=lambda: http_load.get(
-                self.mesh.edge_address(), "/probe/slow?ms=5000", timeout_s=30
-            )
-        )
+        refusals_seen = threading.Event()
+        slow = threading.Thread(target=self.occupy, args=(refusals_seen,))
 
         slow.start()
         refused = self.wait_for_answer(503)
+        refusals_seen.set()
         self.assertEqual(refused.headers["X-Mycelium-Reason"], "overloaded")
         self.apply("--hold", "30s")
         processes.wait_until(
             lambda: self.answer_if(200, timeout_s=60), 60, "a held request is answered"
         )
         slow.join()
+
+    def occupy(self, done):
+        """Holds the one slot again and again, though polls may take it first."""
+        while not done.is_set():
+            self.mesh.get("/probe/slow?ms=2000", timeout_s=30)
 
     def test_a_body_beyond_the_limit_is_refused(self):
         self.mesh.deploy(min=1, **_QUICK)
