@@ -14,7 +14,7 @@ const option = (name, fallback) => args.reduce((value, arg, i) => (arg === name 
 const tool = option('--edge');
 const seed = Number(option('--seed', Math.floor(Math.random() * 2 ** 32)));
 const count = Number(option('--count', 30000));
-console.log(`--seed ${seed} --count ${count}`);
+console.log(`--seed ${seed} --count ${count}; llhttp ${process.versions.llhttp}`);
 
 const hasFraming = (message) => message?.trailers.some((name, i) => i % 2 === 0 && /^(content-length|transfer-encoding|connection|proxy-connection)$/i.test(name));
 
@@ -34,6 +34,9 @@ const ENDS = [
   ['an interim response that says close, and is not the last', (text, kind) => kind !== 'Q' && /HTTP\/1\.[01] 1/.test(text)],
   ['a response to HEAD, which ends with its head', (text, kind) => kind === 'H'],
 ];
+// llhttp before 9 takes framing from trailers, and the length of a response that
+// has no body for a part of the next one's.
+const OLD = Number(process.versions.llhttp.split('.')[0]) < 9;
 const MEANING = {
   field: 'different fields', body: 'different bodies', end: 'different boundaries', more: 'llhttp finds more messages',
 };
@@ -109,6 +112,8 @@ function compare(kind, text, ours, theirs) {
   for (const message of ours.messages) checkForwarded(kind, message.forwarded, true, text);
   // Of a body that was found wrong later, the beginning may be gone already.
   checkForwarded(kind, ours.unfinished, false, text);
+
+  if (OLD && (kind !== 'Q' || ours.messages.some(hasFraming))) return add(tally.excused, 'what an old llhttp gets wrong');
 
   // White space that belongs to no value (RFC 9110, 5.5), but does for llhttp,
   // which takes such a coding for another. Neither is sent on with it.

@@ -43,8 +43,10 @@ export class StrictStream {
       message.version = `${major}.${minor}`;
       message.head = true;
       message.upgrade = Boolean(upgrade) || message.status === 101;
-      message.close = !keepAlive && !(message.status >= 100 && message.status < 200);
-      return kind === 'H' ? 1 : 0;
+      message.close = !keepAlive;
+      // Node's client says the same of these; llhttp before 9 does not know it.
+      const bodiless = kind === 'H' || status === 204 || status === 304 || (status >= 100 && status < 200 && status !== 101);
+      return bodiless ? 1 : 0;
     };
     this.parser[HTTPParser.kOnBody] = (piece) => { this.message.body.push(Buffer.from(piece)); };
     this.parser[HTTPParser.kOnMessageComplete] = () => { this.completed = true; };
