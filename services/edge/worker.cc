@@ -241,12 +241,15 @@ void Worker::Run() {
 
 void Worker::HandleEvents(const epoll_event* events, int count) {
   // Idle origin connections first: one that was closed in this very batch must
-  // not be given to a request of the same batch.
+  // not be given to a request of the same batch. Nor one that falls idle before
+  // its turn, so what came is noted of all.
   for (int i = 0; i < count; ++i) {
     auto* const pollable = static_cast<Pollable*>(events[i].data.ptr);
     if (pollable->kind != Pollable::Kind::kUpstream) continue;
     auto* const upstream = static_cast<UpstreamConnection*>(pollable);
-    if (upstream->open && upstream->exchange == nullptr)
+    if (!upstream->open) continue;
+    NoteUpstreamEvent(upstream, events[i].events);
+    if (upstream->exchange == nullptr)
       OnUpstreamEvent(upstream, events[i].events);
   }
   for (int i = 0; i < count; ++i) {

@@ -250,6 +250,7 @@ class Worker {
   UpstreamConnection* Connect(AppState* app, EndpointState* endpoint,
                               Failure* failure);
   void SendRequest(Exchange* exchange);
+  static void NoteUpstreamEvent(UpstreamConnection* upstream, uint32_t events);
   void OnUpstreamEvent(UpstreamConnection* upstream, uint32_t events);
   void OnUpstreamTimer(UpstreamConnection* upstream);
   void OnConnected(UpstreamConnection* upstream);

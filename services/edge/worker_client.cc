@@ -154,7 +154,10 @@ void Worker::OnClientEvent(ClientConnection* client, uint32_t events) {
     } else {
       PumpLocal(exchange);
     }
-    if (!client->open || client->exchange != exchange) return;
+    if (!client->open || client->exchange != exchange ||
+        client->state != ClientState::kActive) {
+      return;
+    }
   }
   // A turn may have ended with a piece still queued, even the last one.
   if (!exchange->to_origin.empty() ||
@@ -568,6 +571,11 @@ void Worker::Redirect(Exchange* exchange, absl::string_view app,
 
 void Worker::Answer(Exchange* exchange, int status, absl::string_view reason,
                     absl::string_view end, bool close) {
+  if (exchange->owes_client()) {
+    // An interim response that the client does not read: its bytes are the
+    // origin's connection's, which ends here, and nothing can follow them.
+    return OnClientGone(exchange, end);
+  }
   exchange->end = end;
   const int index =
       ReasonIndex(end == "edge.bad_request" ? "bad_request" : reason);
@@ -982,10 +990,17 @@ void Worker::FinishExchange(Exchange* exchange) {
 void Worker::Linger(ClientConnection* client, bool in_sync) {
   // Closing with bytes unread would reset the connection, and the reset could
   // overtake the response (RFC 9112, 9.6).
-  if (in_sync && client->in.empty() && !client->readable)
+  const bool nothing_unread =
+      in_sync && client->in.empty() && !client->readable;
+  if (nothing_unread && client->tls == nullptr)
     return CloseClient(client, false);
   EndSending(client);
-  if (client->tls != nullptr) client->tls->Discard();
+  if (client->tls != nullptr) {
+    // The response may have filled the socket, and its end has to get out too.
+    if (nothing_unread && !client->tls->has_output())
+      return CloseClient(client, false);
+    client->tls->Discard();
+  }
   client->state = ClientState::kLinger;
   client->linger_left = options_.max_linger_bytes;
   client->in.Consume(client->in.size());

@@ -67,7 +67,9 @@ void Worker::Attempt(Exchange* exchange, EndpointState* endpoint, bool fresh) {
       exchange->upload_failed = exchange->interim_close = false;
   ++endpoint->in_flight;
   endpoint->peak = std::max(endpoint->peak, endpoint->in_flight);
-  endpoint->counters->in_flight.Set(endpoint->in_flight);
+  // Of an app that was removed and came back, two states count the same
+  // instance.
+  endpoint->counters->in_flight.Add(1);
   endpoint->counters->requests.Add(1);
   if (upstream->connecting) {
     // A queued piece of the body points into the buffer.
@@ -172,31 +174,35 @@ void Worker::SendRequest(Exchange* exchange) {
   PumpRequest(exchange);
 }
 
-void Worker::OnUpstreamEvent(UpstreamConnection* upstream, uint32_t events) {
+void Worker::NoteUpstreamEvent(UpstreamConnection* upstream, uint32_t events) {
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0)
     upstream->readable = true;
   if ((events & EPOLLRDHUP) != 0) upstream->peer_closed = true;
   if ((events & (EPOLLHUP | EPOLLERR)) != 0)
     upstream->peer_closed = upstream->broken = true;
+}
+
+void Worker::OnUpstreamEvent(UpstreamConnection* upstream, uint32_t events) {
+  NoteUpstreamEvent(upstream, events);
   Exchange* const exchange = upstream->exchange;
   if (exchange == nullptr) {
     // Idle: bytes that nobody asked for are as good as an end.
     if (upstream->readable) CloseUpstream(upstream);
     return;
   }
+  ClientConnection* const client = exchange->client;
+  if (client->state == ClientState::kTunnel) return PumpTunnel(exchange);
   if (upstream->connecting) {
-    if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) OnConnected(upstream);
+    if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) == 0) return;
+    OnConnected(upstream);
+  } else if ((events & EPOLLOUT) != 0 && !exchange->to_origin.empty()) {
+    PumpRequest(exchange);
+  }
+  if (!upstream->open || upstream->exchange != exchange ||
+      client->exchange != exchange) {
     return;
   }
-  if (exchange->client->state == ClientState::kTunnel)
-    return PumpTunnel(exchange);
-  ClientConnection* const client = exchange->client;
-  if ((events & EPOLLOUT) != 0 && !exchange->to_origin.empty()) {
-    PumpRequest(exchange);
-    if (!upstream->open || upstream->exchange != exchange ||
-        client->exchange != exchange)
-      return;
-  }
+  // An answer may have come with the connection.
   if (upstream->readable) PumpResponse(exchange);
 }
 
@@ -643,7 +649,7 @@ void Worker::ReleaseUpstream(Exchange* exchange, bool reuse) {
   upstream->exchange = nullptr;
   EndpointState* const endpoint = upstream->endpoint;
   --endpoint->in_flight;
-  endpoint->counters->in_flight.Set(endpoint->in_flight);
+  endpoint->counters->in_flight.Add(-1);
   // Of a tunnel, only what it took to open it is a latency.
   const int64_t end_us =
       exchange->switched_us >= 0 ? exchange->switched_us : now_us_;
