@@ -129,7 +129,7 @@ UpstreamConnection* Worker::Connect(AppState* app, EndpointState* endpoint,
   upstream->connecting = result != 0;
   upstream->reused = false;
   ++endpoint->connections;
-  endpoint->counters->connections.Set(endpoint->connections);
+  endpoint->counters->connections.Add(1);
   counters_.upstream_connections.Add(1);
   if (!Watch(upstream, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
     CloseUpstream(upstream);
@@ -718,7 +718,7 @@ void Worker::CloseUpstream(UpstreamConnection* upstream) {
   counters_.upstream_connections.Add(-1);
   accept_again_ms_ = 0;
   --endpoint->connections;
-  endpoint->counters->connections.Set(endpoint->connections);
+  endpoint->counters->connections.Add(-1);
   if (endpoint->connections == 0 && endpoint->removed && !applying_)
     CollectGarbage(upstream->app);
 }
