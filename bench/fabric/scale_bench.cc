@@ -265,7 +265,7 @@ class Mesh {
   void Pump();
   // After a call was answered.
   void Finish(const grpc::Status& status, bool expected);
-  void Claim(const std::string& key, size_t agent, int attempt);
+  void Claim(const std::string& key, size_t index, int attempt);
   void Report(const std::string& key, v1::Slot::State state,
               bool then_register);
   void Register(const std::string& key);
@@ -652,11 +652,11 @@ class Phase {
         begin_(Now()),
         cpu_(process.Cpu()) {}
 
-  void Print(int64_t done, std::vector<double> times_ms = {}) const {
-    Print(done, Now() - begin_, std::move(times_ms));
+  void Print(int64_t done, const std::vector<double>& times_ms = {}) const {
+    Print(done, Now() - begin_, times_ms);
   }
   void Print(int64_t done, absl::Duration took,
-             std::vector<double> times_ms) const {
+             const std::vector<double>& times_ms) const {
     const double seconds = absl::ToDoubleSeconds(took);
     const double cpu = absl::ToDoubleSeconds(process_.Cpu() - cpu_);
     const double count = static_cast<double>(std::max<int64_t>(1, done));
@@ -835,7 +835,7 @@ int Measure(const Process& process, Mesh& mesh) {
       return GiveUp(mesh, "one instance less");
     }
   }
-  touching.Print(2 * FLAGS_touches);
+  touching.Print(int64_t{2} * FLAGS_touches);
   absl::PrintF(
       "\nclaims: %.2f tries for each slot; heartbeats that were due before the "
       "last one was answered: %d while placing, %d later; failed calls: %d %s\n"
