@@ -765,6 +765,28 @@ scenario('T18 a tunnel carries bytes both ways, and its half-closes', async (t) 
   equal((await edge.line((l) => l.status === 101)).end, 'tunnel.closed');
 });
 
+scenario('T39 tunnels that idle hold no buffers', async (t) => {
+  const o = await originFor(t, echoTunnel());
+  const edge = await edgeFor(t, { app: [o.url] });
+  const blob = 'payload!'.repeat(8_000);
+  const open = async () => {
+    const c = await client(edge);
+    c.write(get('/app/ws', WS));
+    await c.until(/101 Switching[^]*\r\n\r\n$/);
+    c.write(blob);
+    await until(() => c.got.endsWith(blob), 'the echo');
+    c.got = '';
+  };
+  // Once for what every worker keeps anyway.
+  for (let i = 0; i < 20; ++i) await open();
+  const before = edge.rss();
+  const tunnels = 400;
+  for (let i = 0; i < tunnels; ++i) await open();
+  // The state of a tunnel is about 13 KiB; a buffer would be 16 more at least.
+  const each = (edge.rss() - before) / tunnels;
+  check(each < 22, `${each} KiB for each idle tunnel`);
+});
+
 scenario('a tunnel that idles too long is closed', async (t) => {
   const o = await originFor(t, echoTunnel());
   const edge = await edgeFor(t, { app: [o.url] }, '--stream_idle_timeout_ms=200');
