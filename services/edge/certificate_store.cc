@@ -67,7 +67,7 @@ std::shared_ptr<const TlsContext> CertificateStore::Current() const {
 }
 
 absl::Status CertificateStore::Reload() {
-  const absl::Status status = Load();
+  absl::Status status = Load();
   if (status.ok()) {
     reloads_.fetch_add(1, std::memory_order_relaxed);
     LOG(INFO) << "loaded the certificates of " << options_.certificates;

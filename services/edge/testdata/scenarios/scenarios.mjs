@@ -782,9 +782,9 @@ scenario('T39 tunnels that idle hold no buffers', async (t) => {
   const before = edge.rss();
   const tunnels = 400;
   for (let i = 0; i < tunnels; ++i) await open();
-  // The state of a tunnel is about 13 KiB; a buffer would be 16 more at least.
+  // The state of a tunnel is about 13 KiB; a buffer would be 4 more at least.
   const each = (edge.rss() - before) / tunnels;
-  check(each < 22, `${each} KiB for each idle tunnel`);
+  check(each < 17, `${each} KiB for each idle tunnel`);
 });
 
 scenario('a tunnel that idles too long is closed', async (t) => {
