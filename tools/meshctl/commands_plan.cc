@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <iostream>
 #include <optional>
@@ -42,6 +44,20 @@ using fabric::v1::PutPlanResponse;
 
 constexpr absl::Duration kWaitTimeout = absl::Minutes(5);
 
+// A number of 32 bits, so that a larger one is refused here and not cut.
+template <typename Message>
+absl::Status SetNumber(const Invocation& call, const char* flag,
+                       Message& message, void (Message::*set)(int32_t)) {
+  if (!call.Has(flag)) return absl::OkStatus();
+  int32_t value = 0;
+  if (!absl::SimpleAtoi(call.Get(flag), &value)) {
+    return UsageError(
+        absl::StrCat("--", flag, " is out of range: ", Quoted(call.Get(flag))));
+  }
+  (message.*set)(value);
+  return absl::OkStatus();
+}
+
 absl::Status SetStrategy(const Invocation& call, Plan& plan) {
   if (call.Has("strategy")) {
     const std::string kind = call.Get("strategy");
@@ -51,8 +67,8 @@ absl::Status SetStrategy(const Invocation& call, Plan& plan) {
                                : fabric::v1::Strategy::KIND_ROLLING);
   }
   if (call.Has("max-surge")) {
-    plan.mutable_strategy()->set_max_surge(
-        static_cast<int32_t>(call.GetInteger("max-surge", 0)));
+    MYC_RETURN_IF_ERROR(SetNumber(call, "max-surge", *plan.mutable_strategy(),
+                                  &fabric::v1::Strategy::set_max_surge));
   }
   const auto set = [&call, &plan](const char* flag, auto mutable_field) {
     if (!call.Has(flag)) return;
@@ -82,20 +98,6 @@ absl::Status SetStrategy(const Invocation& call, Plan& plan) {
   return absl::OkStatus();
 }
 
-// A number of 32 bits, so that a larger one is refused here and not cut.
-template <typename Message>
-absl::Status SetNumber(const Invocation& call, const char* flag,
-                       Message& message, void (Message::*set)(int32_t)) {
-  if (!call.Has(flag)) return absl::OkStatus();
-  int32_t value = 0;
-  if (!absl::SimpleAtoi(call.Get(flag), &value)) {
-    return UsageError(
-        absl::StrCat("--", flag, " is out of range: ", Quoted(call.Get(flag))));
-  }
-  (message.*set)(value);
-  return absl::OkStatus();
-}
-
 // `RATE[:BURST]`; nothing for a rate of 0.
 absl::StatusOr<std::optional<fabric::v1::RateLimit>> ParseRateLimit(
     const Invocation& call, const char* flag) {
@@ -118,7 +120,6 @@ absl::StatusOr<std::optional<fabric::v1::RateLimit>> ParseRateLimit(
 }
 
 absl::Status SetTraffic(const Invocation& call, Plan& plan) {
-  // What asks for it is named here, so that a plan without any stays without.
   const auto traffic = [&plan] { return plan.mutable_traffic(); };
   if (call.Has("balancing")) {
     const std::string kind = call.Get("balancing");
@@ -176,6 +177,8 @@ absl::Status SetTraffic(const Invocation& call, Plan& plan) {
   if (call.Has("retry-server-errors")) {
     traffic()->set_retry_server_errors(call.Get("retry-server-errors") == "on");
   }
+  // One that says nothing would still be a change of the plan.
+  if (plan.traffic().ByteSizeLong() == 0) plan.clear_traffic();
   return absl::OkStatus();
 }
 
@@ -309,6 +312,13 @@ Json ChangesJson(const std::vector<PlanChange>& changes) {
   return list;
 }
 
+// How wide the column of names is in what is shown of a plan.
+int NameWidth(const std::vector<std::pair<std::string, std::string>>& fields) {
+  size_t width = 17;
+  for (const auto& [name, value] : fields) width = std::max(width, name.size());
+  return static_cast<int>(width);
+}
+
 std::string PlanText(Console& console, const std::string& context,
                      const PutPlanResponse& response,
                      const std::vector<PlanChange>& changes,
@@ -324,12 +334,17 @@ std::string PlanText(Console& console, const std::string& context,
       existed ? (response.changed() ? "~ app " : "  app ") : "+ app ",
       response.plan().app_name(), "\n");
   const auto arrow = console.Glyph("→", "->");
+  std::vector<std::pair<std::string, std::string>> fields;
   for (const PlanChange& change : changes) {
-    std::string line = absl::StrFormat("  %s %-17s ",
+    fields.emplace_back(change.field, change.after);
+  }
+  const int width = NameWidth(fields);
+  for (const PlanChange& change : changes) {
+    std::string line = absl::StrFormat("  %s %-*s ",
                                        !change.changed ? " "
                                        : existed       ? "~"
                                                        : "+",
-                                       change.field);
+                                       width, change.field);
     if (change.changed && existed) {
       absl::StrAppend(
           &line, change.before.empty() ? "(default)" : change.before, " ",
@@ -367,7 +382,7 @@ absl::Status ShowPlan(Session& session) {
       response->has_previous() ? &response->previous() : nullptr;
   const std::vector<PlanChange> changes = DiffPlans(before, plan);
   const int64_t revision = before == nullptr ? 0 : before->revision();
-  const std::string apply = ApplyLine(plan, revision);
+  const std::string apply = ApplyLine(before, plan, revision);
   MYC_ASSIGN_OR_RETURN(const Context* const context, session.context());
   Json json = Json::Object();
   json.Set("schema", "meshctl.plan/v1")
@@ -478,16 +493,18 @@ absl::Status Apply(Session& session) {
 absl::Status Get(Session& session) {
   MYC_ASSIGN_OR_RETURN(MeshClient* const mesh, session.mesh({"fabric"}));
   MYC_ASSIGN_OR_RETURN(const Plan plan, mesh->GetPlan(session.Arg(0)));
+  const auto fields = PlanFields(plan);
+  const int width = NameWidth(fields);
   std::string text;
-  const auto line = [&text](absl::string_view name, absl::string_view value) {
-    absl::StrAppendFormat(&text, "%-17s %s\n", name, value);
+  const auto line = [&](absl::string_view name, absl::string_view value) {
+    absl::StrAppendFormat(&text, "%-*s %s\n", width, name, value);
   };
   line("app", plan.app_name());
   if (!plan.spore().version().empty()) {
     line("spore",
          absl::StrCat(plan.spore().name(), " ", plan.spore().version()));
   }
-  for (const auto& [field, value] : PlanFields(plan)) line(field, value);
+  for (const auto& [field, value] : fields) line(field, value);
   line("wanted", absl::StrCat(plan.count()));
   line("revision", absl::StrCat(plan.revision()));
   line("generation", absl::StrCat(plan.generation()));

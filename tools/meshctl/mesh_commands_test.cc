@@ -341,6 +341,34 @@ TEST_F(MeshCommandsTest, PlansWithoutChangingAnything) {
   EXPECT_EQ(json.Find("changes")->array()[0].Find("field")->string(), "max");
 }
 
+TEST_F(MeshCommandsTest, PlansToTakeAPolicyOfTrafficAway) {
+  fabric::v1::Plan plan = PlanOf(1, 2);
+  plan.mutable_traffic()->mutable_hold()->set_max_requests(7);
+  plan.mutable_traffic()->set_max_in_flight(5);
+  fabric_.SetPlan(plan);
+
+  const Outcome outcome = Run({"plan", "billing", "--max", "6", "--hold", "0s",
+                               "--max-in-flight", "0"});
+
+  EXPECT_THAT(
+      outcome.out,
+      AllOf(
+          HasSubstr("~ hold              10s → (default)"),
+          HasSubstr("--port 0 --hold 0s --max-in-flight 0 --check-revision 5")))
+      << outcome.err;
+  // A policy that says nothing is none.
+  EXPECT_FALSE(fabric_.last_put().plan().has_traffic());
+}
+
+TEST_F(MeshCommandsTest, RefusesNumbersThatItWouldHaveToCut) {
+  fabric_.SetPlan(PlanOf(1, 2));
+  for (const char* flag : {"--min", "--max-surge", "--max-in-flight"}) {
+    const Outcome outcome = Run({"plan", "billing", flag, "4294967297"});
+    EXPECT_EQ(outcome.code, 2);
+    EXPECT_THAT(outcome.err, HasSubstr(absl::StrCat(flag, " is out of range")));
+  }
+}
+
 TEST_F(MeshCommandsTest, AppliesAndWaitsUntilInstancesAreReady) {
   fabric_.SetSlots(
       {SlotOf(0, Slot::STATE_READY), SlotOf(1, Slot::STATE_READY)});

@@ -6,7 +6,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "absl/time/time.h"
 #include "google/protobuf/duration.pb.h"
@@ -35,6 +37,23 @@ const std::string* Find(const Fields& fields, const std::string& name) {
   return nullptr;
 }
 
+// What the flag `field` takes to say that there is none; null if it can't.
+const char* NoneOf(const std::string& field) {
+  static const std::map<std::string, const char*> kNone = {
+      {"slow-start", "0s"},
+      {"hold", "0s"},
+      {"hold-requests", "0"},
+      {"rate-limit", "0"},
+      {"client-rate-limit", "0"},
+      {"max-in-flight", "0"},
+      {"max-in-flight-per-endpoint", "0"},
+      {"max-request-body-bytes", "0"},
+      {"retry-server-errors", "off"},
+  };
+  const auto it = kNone.find(field);
+  return it == kNone.end() ? nullptr : it->second;
+}
+
 // Words of a shell, quoted where they must be.
 std::string ShellWord(const std::string& word) {
   const bool plain = !word.empty() &&
@@ -46,11 +65,20 @@ std::string ShellWord(const std::string& word) {
                               "'");
 }
 
+// The shortest text that is read as exactly `number`.
+std::string Text(double number) {
+  for (int digits = 6; digits < 17; ++digits) {
+    std::string text = absl::StrFormat("%.*g", digits, number);
+    double read = 0;
+    if (absl::SimpleAtod(text, &read) && read == number) return text;
+  }
+  return absl::StrFormat("%.17g", number);
+}
+
 // As --rate-limit takes it.
 std::string Text(const fabric::v1::RateLimit& limit) {
-  return limit.burst() == 0
-             ? absl::StrCat(limit.requests_per_second())
-             : absl::StrCat(limit.requests_per_second(), ":", limit.burst());
+  const std::string rate = Text(limit.requests_per_second());
+  return limit.burst() == 0 ? rate : absl::StrCat(rate, ":", limit.burst());
 }
 
 void AddTraffic(const fabric::v1::Traffic& traffic, Fields* fields) {
@@ -169,10 +197,20 @@ std::vector<PlanChange> DiffPlans(const fabric::v1::Plan* before,
   return changes;
 }
 
-std::string ApplyLine(const fabric::v1::Plan& plan, int64_t revision) {
+std::string ApplyLine(const fabric::v1::Plan* before,
+                      const fabric::v1::Plan& plan, int64_t revision) {
   std::string line = absl::StrCat("meshctl apply ", plan.app_name());
-  for (const auto& [field, value] : PlanFields(plan)) {
+  const Fields now = PlanFields(plan);
+  for (const auto& [field, value] : now) {
     absl::StrAppend(&line, " --", field, " ", ShellWord(value));
+  }
+  // What flags do not say stays as it is, so what is gone must be said, too.
+  const Fields old = before == nullptr ? Fields() : PlanFields(*before);
+  for (const auto& [field, value] : old) {
+    const char* const none = NoneOf(field);
+    if (none == nullptr || Find(now, field) != nullptr) continue;
+    if (field == "hold-requests" && Find(now, "hold") == nullptr) continue;
+    absl::StrAppend(&line, " --", field, " ", none);
   }
   absl::StrAppend(&line, " --check-revision ", revision);
   return line;

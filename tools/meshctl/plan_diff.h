@@ -30,9 +30,11 @@ std::vector<std::pair<std::string, std::string>> PlanFields(
 std::vector<PlanChange> DiffPlans(const fabric::v1::Plan* before,
                                   const fabric::v1::Plan& after);
 
-// The `meshctl apply` line that stores exactly `plan`, if it is still at
-// `revision`.
-std::string ApplyLine(const fabric::v1::Plan& plan, int64_t revision);
+// The `meshctl apply` line that makes `plan` of `before` (null if there is
+// none), if that is still at `revision`. What no flag can take away (parts of
+// the strategy and the placement, and the balancing) is left out of the line.
+std::string ApplyLine(const fabric::v1::Plan* before,
+                      const fabric::v1::Plan& plan, int64_t revision);
 
 }  // namespace mycelium::meshctl
 

@@ -1,6 +1,7 @@
 #include "tools/meshctl/plan_diff.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -61,7 +62,7 @@ TEST(PlanDiffTest, WritesTheLineThatAppliesExactlyThis) {
   plan.mutable_strategy()->mutable_min_ready()->set_seconds(90);
   plan.mutable_placement()->set_spread_label("my zone");
 
-  EXPECT_EQ(ApplyLine(plan, 7),
+  EXPECT_EQ(ApplyLine(nullptr, plan, 7),
             "meshctl apply billing --digest aa --min 1 --max 2 --port 0 "
             "--strategy blue-green --min-ready 1m30s --spread-label 'my zone' "
             "--check-revision 7");
@@ -79,12 +80,54 @@ TEST(PlanDiffTest, WritesThePolicyOfTrafficAsFlags) {
   traffic->set_max_in_flight(100);
   traffic->set_retry_server_errors(true);
 
-  EXPECT_EQ(ApplyLine(plan, 7),
+  EXPECT_EQ(ApplyLine(nullptr, plan, 7),
             "meshctl apply billing --digest aa --min 1 --max 2 --port 0 "
             "--balancing least-request --slow-start 30s --hold 10s "
             "--hold-requests 7 --rate-limit 0.5 --client-rate-limit 10:20 "
             "--max-in-flight 100 --retry-server-errors on "
             "--check-revision 7");
+}
+
+TEST(PlanDiffTest, WritesWhatIsTakenAwayOfThePolicyOfTrafficAsFlags) {
+  fabric::v1::Plan before = PlanOf("aa", 1, 2);
+  fabric::v1::Traffic* traffic = before.mutable_traffic();
+  traffic->mutable_slow_start()->set_seconds(30);
+  traffic->mutable_hold()->set_max_requests(7);
+  traffic->mutable_rate_limit()->set_requests_per_second(0.5);
+  traffic->mutable_client_rate_limit()->set_requests_per_second(10);
+  traffic->set_max_in_flight(100);
+  traffic->set_max_in_flight_per_endpoint(10);
+  traffic->set_max_request_body_bytes(1000);
+  traffic->set_retry_server_errors(true);
+
+  EXPECT_EQ(ApplyLine(&before, PlanOf("aa", 1, 2), 7),
+            "meshctl apply billing --digest aa --min 1 --max 2 --port 0 "
+            "--slow-start 0s --hold 0s --rate-limit 0 --client-rate-limit 0 "
+            "--max-in-flight 0 --max-in-flight-per-endpoint 0 "
+            "--max-request-body-bytes 0 --retry-server-errors off "
+            "--check-revision 7");
+
+  fabric::v1::Plan after = PlanOf("aa", 1, 2);
+  after.mutable_traffic()->mutable_hold()->mutable_max_wait()->set_seconds(5);
+  before.mutable_traffic()->Clear();
+  before.mutable_traffic()->mutable_hold()->set_max_requests(7);
+  EXPECT_EQ(ApplyLine(&before, after, 7),
+            "meshctl apply billing --digest aa --min 1 --max 2 --port 0 "
+            "--hold 5s --hold-requests 0 --check-revision 7");
+}
+
+TEST(PlanDiffTest, WritesRatesExactly) {
+  fabric::v1::Plan plan = PlanOf("aa", 1, 2);
+  fabric::v1::RateLimit* limit = plan.mutable_traffic()->mutable_rate_limit();
+  for (const auto& [rate, text] : std::vector<std::pair<double, std::string>>{
+           {0.1, "0.1"},
+           {1'000'000, "1e+06"},
+           {123'456.75, "123456.75"},
+           {1.0 / 3, "0.3333333333333333"}}) {
+    limit->set_requests_per_second(rate);
+    EXPECT_EQ(PlanFields(plan).back(),
+              (std::pair<std::string, std::string>("rate-limit", text)));
+  }
 }
 
 TEST(PlanDiffTest, APolicyOfTrafficReplacesNothing) {
