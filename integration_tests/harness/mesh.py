@@ -49,7 +49,23 @@ class Service:
         self._env = env
         self._channel = None
         self.process = None
-        self.start()
+        self._start_first()
+
+    def _start_first(self):
+        """Starts the process at ports that nobody takes while it is away.
+
+        The kernel gives ports of its ephemeral range to any connection of any
+        test, so they are not asked of it. Another test may choose the same
+        one; then other ports are tried.
+        """
+        for last in (False, False, True):
+            for listen, _ in self._port_flags:
+                self.addresses[listen] = f"127.0.0.1:{processes.unused_port()}"
+            try:
+                return self.start()
+            except AssertionError as error:
+                if last or "in use" not in str(error):
+                    raise
 
     def start(self, extra_flags=()):
         """Starts the process; again at the addresses that it had before."""
@@ -58,7 +74,7 @@ class Service:
         for listen, port_file in self._port_flags:
             files[listen] = self._mesh.directory / f"{self.name}.{listen}"
             files[listen].unlink(missing_ok=True)
-            argv.append(f"--{listen}={self.addresses.get(listen, '127.0.0.1:0')}")
+            argv.append(f"--{listen}={self.addresses[listen]}")
             argv.append(f"--{port_file}={files[listen]}")
         self.process = processes.Process(
             self.name, argv, self._mesh.directory, self._env

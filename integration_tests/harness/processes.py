@@ -3,7 +3,9 @@
 import contextlib
 import os
 import pathlib
+import random
 import signal
+import socket
 import subprocess
 import time
 
@@ -26,6 +28,16 @@ def wait_until(condition, timeout_s, what, interval_s=0.01):
             text = what() if callable(what) else what
             raise AssertionError(f"not within {timeout_s} s: {text}")
         time.sleep(interval_s)
+
+
+def unused_port():
+    """A loopback port below the ephemeral range that nothing listens on."""
+    for port in random.sample(range(10_000, 32_000), 100):
+        with socket.socket() as probe:
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise AssertionError("all of 100 ports from 10000 to 31999 are taken")
 
 
 class Process:
