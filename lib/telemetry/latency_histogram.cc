@@ -8,7 +8,7 @@ namespace mycelium::telemetry {
 
 int LatencyBuckets::IndexOf(uint64_t micros) {
   if (micros < kPerOctave) return static_cast<int>(micros);
-  const int shift = std::bit_width(micros) - 1 - kSubBits;
+  const int shift = static_cast<int>(std::bit_width(micros)) - 1 - kSubBits;
   if (shift >= kOctaves - 1) return kCount - 1;
   return (shift << kSubBits) + static_cast<int>(micros >> shift);
 }
