@@ -742,9 +742,17 @@ void Worker::PumpTunnel(Exchange* exchange) {
                                &exchange->bytes_in, &exchange->up_ended) &&
                     PumpOneWay(exchange->upstream, exchange->client,
                                &exchange->bytes_out, &exchange->down_ended);
-  if (!open) return EndTunnel(exchange, "tunnel.reset");
-  if (exchange->up_ended && exchange->down_ended)
+  if (open && exchange->up_ended && exchange->down_ended)
     return EndTunnel(exchange, "tunnel.closed");
+  // A side whose end has been read is not read again, and so its reset would
+  // only be found by writing.
+  if (!open || (exchange->client->broken && exchange->up_ended) ||
+      (exchange->upstream->broken && exchange->down_ended)) {
+    // Its bytes say nothing of where they end.
+    if (exchange->client->tls != nullptr)
+      exchange->client->tls->set_cut_short();
+    return EndTunnel(exchange, "tunnel.reset");
+  }
   if (!exchange->tunnel_expiring)
     Arm(exchange->client, ClientTimer::kTunnel,
         options_.stream_idle_timeout_ms);

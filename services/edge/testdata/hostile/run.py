@@ -4,6 +4,8 @@ import argparse
 import os
 import signal
 import socket
+import ssl
+import struct
 import sys
 import tempfile
 import threading
@@ -12,7 +14,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tls"))
 # pylint: disable=wrong-import-position
-from harness import Edge, TIMEOUT_S, readable, until, write_pair
+from harness import Client, Edge, TIMEOUT_S, readable, until, write_pair
 
 BINARY = None
 
@@ -100,6 +102,15 @@ def get(port, path="/app/x", timeout=TIMEOUT_S):
     with socket.create_connection(("127.0.0.1", port), timeout) as client:
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n".encode())
         return read_all(client)
+
+
+def reset(connection):
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+UPGRADE = b"GET /app/x HTTP/1.1\r\nHost: e\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n"
+UPGRADED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\nhello"
 
 
 def active(edge):
@@ -214,6 +225,62 @@ class HostileTest(unittest.TestCase):
                     data += piece
                 self.assertTrue(get(edge.port).endswith(b"right"))
                 client.close()
+
+    def test_a_tunnel_ends_when_a_side_that_was_half_closed_is_reset(self):
+        half_closed = threading.Event()
+        go = threading.Event()
+
+        def serve(origin, connection):
+            read_head(connection)
+            connection.sendall(UPGRADED)
+            if origin.resets:
+                connection.shutdown(socket.SHUT_WR)
+                go.wait(TIMEOUT_S)
+                reset(connection)
+                return
+            self.assertEqual(connection.recv(1), b"")
+            half_closed.set()
+            go.wait(TIMEOUT_S)
+
+        origin = ScriptedOrigin(serve)
+        edge = self.start(origin.start())
+        for origin.resets in (False, True):
+            with self.subTest(origin_resets=origin.resets):
+                half_closed.clear()
+                go.clear()
+                client = socket.create_connection(("127.0.0.1", edge.port), TIMEOUT_S)
+                client.sendall(UPGRADE)
+                data = b""
+                while not data.endswith(b"hello"):
+                    data += client.recv(4096)
+                if origin.resets:
+                    self.assertEqual(client.recv(1), b"")
+                    go.set()
+                else:
+                    client.shutdown(socket.SHUT_WR)
+                    half_closed.wait(TIMEOUT_S)
+                    reset(client)
+                until(lambda: active(edge) == 0, "the tunnel to end")
+                go.set()
+                client.close()
+
+    def test_a_tunnel_that_its_origin_resets_does_not_end_in_order_over_tls(self):
+        def serve(_, connection):
+            read_head(connection)
+            connection.sendall(UPGRADED)
+            connection.recv(1)
+            reset(connection)
+
+        edge = self.start(ScriptedOrigin(serve).start())
+        client = Client(edge.tls_port)
+        client.write(UPGRADE)
+        data = b""
+        while not data.endswith(b"hello"):
+            data += client.read()
+        client.write(b"x")
+        with self.assertRaisesRegex(ssl.SSLError, "(?i)eof"):
+            client.read()
+        client.close()
 
 
 if __name__ == "__main__":
