@@ -2,9 +2,11 @@
 
 #include <netdb.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #include <cerrno>
 #include <chrono>
+#include <cstddef>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -46,6 +48,31 @@ absl::StatusOr<HostAndPort> Split(const std::string& listen) {
   }
   return HostAndPort{.host = listen.substr(0, colon),
                      .port = absl::StrCat(port)};
+}
+
+// Lets one server at a time begin to offer a port: between the look at the port
+// and the call that listens, another one could do the same, and both would get
+// it. An abstract name belongs to the network namespace, as ports do, and ends
+// with the descriptor that is returned; invalid for a port that nobody shares.
+absl::StatusOr<UniqueFd> BeginOffer(const ServerOptions& options,
+                                    const HostAndPort& where) {
+  if (options.port_sharing != PortSharing::kOffer || where.port == "0") {
+    return UniqueFd();
+  }
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  const std::string name = absl::StrCat("mycelium-offer-", options.listen)
+                               .substr(0, sizeof(address.sun_path) - 1);
+  name.copy(address.sun_path + 1, name.size());
+  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd.valid() ||
+      bind(fd.get(), reinterpret_cast<const sockaddr*>(&address),
+           static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 +
+                                  name.size())) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("cannot listen on ", options.listen,
+                                           ", where another server starts"));
+  }
+  return fd;
 }
 
 // gRPC does not say why it can't bind, so the question is asked beforehand. The
@@ -101,6 +128,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   MYC_ASSIGN_OR_RETURN(
       const std::shared_ptr<grpc::ServerCredentials> credentials,
       MakeServerCredentials(options.tls, options.listen));
+  MYC_ASSIGN_OR_RETURN(const UniqueFd offer, BeginOffer(options, where));
   MYC_RETURN_IF_ERROR(
       CheckCanBind(options.listen, where, options.port_sharing));
 

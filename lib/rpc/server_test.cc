@@ -1,7 +1,12 @@
 #include "lib/rpc/server.h"
 
+#include <algorithm>
+#include <array>
+#include <barrier>
 #include <memory>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -71,6 +76,30 @@ TEST(ServerTest, NamesThePortThatIsTaken) {
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(second.status().message()),
               testing::HasSubstr((*first)->address()));
+}
+
+TEST(ServerTest, OfServersThatOfferOnePortAtOnceOneGetsIt) {
+  std::string address;
+  {
+    const auto server = Server::Start({.listen = "127.0.0.1:0"});
+    ASSERT_TRUE(server.ok()) << server.status();
+    address = (*server)->address();
+  }
+  for (int round = 0; round < 20; ++round) {
+    std::array<bool, 4> started = {};
+    std::barrier all_tried(std::ssize(started));
+    std::vector<std::thread> threads;
+    for (bool& mine : started) {
+      threads.emplace_back([&] {
+        const auto server = Server::Start(
+            {.listen = address, .port_sharing = PortSharing::kOffer});
+        mine = server.ok();
+        all_tried.arrive_and_wait();
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_LE(std::count(started.begin(), started.end(), true), 1);
+  }
 }
 
 TEST(ServerTest, RefusesOutsideAddressesWithoutTls) {

@@ -39,7 +39,7 @@ const std::string* Find(const Fields& fields, const std::string& name) {
 
 // What the flag `field` takes to say that there is none; null if it can't.
 const char* NoneOf(const std::string& field) {
-  static const std::map<std::string, const char*> kNone = {
+  static const std::map<std::string, const char*> none = {
       {"slow-start", "0s"},
       {"hold", "0s"},
       {"hold-requests", "0"},
@@ -50,8 +50,8 @@ const char* NoneOf(const std::string& field) {
       {"max-request-body-bytes", "0"},
       {"retry-server-errors", "off"},
   };
-  const auto it = kNone.find(field);
-  return it == kNone.end() ? nullptr : it->second;
+  const auto it = none.find(field);
+  return it == none.end() ? nullptr : it->second;
 }
 
 // Words of a shell, quoted where they must be.
