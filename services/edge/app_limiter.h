@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <random>
 #include <vector>
 
 #include "services/edge/rate_limiter.h"
@@ -39,8 +40,8 @@ class AppLimiter {
  public:
   explicit AppLimiter(int workers) : waiting_(static_cast<size_t>(workers)) {}
 
-  // Tells the app's clients from those of others.
-  uint64_t number() const { return reinterpret_cast<uintptr_t>(this); }
+  // Tells the app's clients from those of all others that there ever were.
+  uint64_t number() const { return number_; }
 
   RateCell rate;
   SlotCounter in_flight;
@@ -66,6 +67,13 @@ class AppLimiter {
   }
 
  private:
+  static uint64_t RandomNumber() {
+    std::random_device device;
+    return uint64_t{device()} << 32 | device();
+  }
+
+  // An address would do but that it is used again, and the tokens with it.
+  const uint64_t number_ = RandomNumber();
   std::vector<std::atomic<int32_t>> waiting_;
   std::atomic<uint32_t> next_{0};
 };

@@ -1,5 +1,6 @@
 #include "services/edge/app_limiter.h"
 
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -54,6 +55,13 @@ TEST(AppLimiterTest, EachWorkerWithRequestsWaitingHasItsTurn) {
   limiter.SetWaiting(1, 0);
   EXPECT_EQ(limiter.NextWaiting(), 3);
   EXPECT_EQ(limiter.NextWaiting(), 3);
+}
+
+TEST(AppLimiterTest, NoTwoHaveTheSameNumberEvenOneAfterTheOther) {
+  std::set<uint64_t> numbers;
+  for (int i = 0; i < 100; ++i) numbers.insert(AppLimiter(1).number());
+
+  EXPECT_EQ(numbers.size(), 100);
 }
 
 }  // namespace

@@ -296,8 +296,11 @@ absl::StatusOr<Edge::Options> OptionsFromFlags(const std::string& edge_id) {
         "--max_body_bytes is ", FLAGS_max_body_bytes, "; want at least 0"));
   }
   worker.max_body_bytes = FLAGS_max_body_bytes;
-  // A request needs a descriptor on each side.
-  const int64_t descriptors = RaiseDescriptorLimit();
+  // A request needs a descriptor on each side; pipes for large bodies and what
+  // the process needs anyway come on top.
+  const int64_t descriptors =
+      RaiseDescriptorLimit() -
+      int64_t{2} * WorkerOptions::kMaxPipes * options.workers;
   const int64_t clients = FLAGS_max_connections > 0
                               ? FLAGS_max_connections
                               : std::max<int64_t>(16, descriptors / 2 - 64);

@@ -115,9 +115,6 @@ class Worker {
   }
 
  private:
-  // Two descriptors each.
-  static constexpr int kMaxPipes = 64;
-
   // While draining, for a client to send a request that is on its way.
   static constexpr int64_t kLastRequestMs = 1000;
 
@@ -303,7 +300,7 @@ class Worker {
 
   TimerWheel timers_;
   BlockPool blocks_;
-  PipePool pipes_{kMaxPipes};
+  PipePool pipes_{WorkerOptions::kMaxPipes};
   Slab<ClientConnection> client_slab_;
   Slab<UpstreamConnection> upstream_slab_;
   Slab<Exchange> exchange_slab_;

@@ -14,6 +14,9 @@ namespace mycelium::edge {
 
 // How long, how much and how often. The same for all workers of a process.
 struct WorkerOptions {
+  // For large bodies, of each worker; two descriptors each.
+  static constexpr int kMaxPipes = 64;
+
   // From the first byte of a request (or from accepting the connection, if none
   // comes) to the end of its head.
   int64_t header_timeout_ms = 10'000;
