@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <ctime>
 #include <utility>
@@ -192,6 +193,12 @@ void Worker::Wake() {
 }
 
 void Worker::Run() {
+  // Unlike send, splice cannot be told to leave the signal out.
+  sigset_t broken_pipe;
+  sigemptyset(&broken_pipe);
+  sigaddset(&broken_pipe, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &broken_pipe, nullptr);
+
   std::array<epoll_event, kEventsPerTurn> events;
   for (;;) {
     HandleOrders();
