@@ -1,9 +1,11 @@
 #include "services/edge/handover.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
 #include <sys/auxv.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,7 +21,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
 #include "lib/base/ids.h"
 #include "lib/base/status_macros.h"
 
@@ -256,11 +257,15 @@ std::string Successor::Reap() {
   if (gone_) return "it is gone";
   gone_ = true;
   int status = 0;
-  // It closes its channel a moment before it has ended by itself.
-  const absl::Duration give_up = clock_.Monotonic() + absl::Milliseconds(500);
-  while (closed_ && clock_.Monotonic() < give_up) {
-    if (waitpid(pid_, &status, WNOHANG) == pid_) return HowItEnded(status);
-    absl::SleepFor(absl::Milliseconds(1));
+  if (closed_) {
+    // It closes its channel a moment before it has ended by itself.
+    const UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
+    pollfd ended{.fd = process.get(), .events = POLLIN, .revents = 0};
+    constexpr int kMomentMs = 500;
+    if (process.valid() && poll(&ended, 1, kMomentMs) > 0 &&
+        waitpid(pid_, &status, WNOHANG) == pid_) {
+      return HowItEnded(status);
+    }
   }
   kill(pid_, SIGKILL);
   while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
