@@ -8,13 +8,11 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
-#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -23,6 +21,8 @@
 #include <unordered_map>
 #include <utility>
 #include <vector>
+
+#include "bench/edge/loopback_listener.h"
 
 namespace {
 
@@ -171,28 +171,10 @@ int main(int argc, char** argv) {
     std::fputs("usage: relay ORIGIN_PORT\n", stderr);
     return 2;
   }
-  signal(SIGPIPE, SIG_IGN);
-  rlimit limit{};
-  getrlimit(RLIMIT_NOFILE, &limit);
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-
-  const int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-  const int on = 1;
-  setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+  mycelium::bench::PrepareForManyConnections();
   sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  if (bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof(address)) !=
-          0 ||
-      listen(listener, 4096) != 0) {
-    std::perror("cannot listen");
-    return 1;
-  }
-  socklen_t size = sizeof(address);
-  getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size);
-  std::printf("%d\n", ntohs(address.sin_port));
-  std::fflush(stdout);
+  const int listener = mycelium::bench::ListenOnLoopback(0, &address);
+  if (listener < 0) return 1;
 
   const int epoll = epoll_create1(0);
   epoll_event event{};
